@@ -9,6 +9,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/vault"
 )
 
@@ -22,21 +23,21 @@ const lossTime = 30 * time.Second
 var errRolledBack = errors.New("the store lacks a backup that it confirmed")
 
 // contentOf is a backup of a vault in the journal's words; zero for no backup.
-func contentOf(opened *vault.Vault, ref vault.BackupRef) job.Content {
+func contentOf(opened *vault.Vault, ref vault.BackupRef) model.Content {
 	if ref.ID == "" {
-		return job.Content{}
+		return model.Content{}
 	}
-	return job.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC(), Vault: opened.Info().ID}
+	return model.Content{Backup: ref.ID, Seq: ref.Seq, Created: ref.Time.UTC(), Vault: opened.Info().ID}
 }
 
 // rolledBack is errRolledBack where the newest backup in the store is older
 // than the last backup of this host, and no operator has accepted the loss.
-func (a *Agent) rolledBack(id, tenant string, lineage *vault.Lineage, newest job.Content) error {
+func (a *Agent) rolledBack(id, tenant string, lineage *vault.Lineage, newest model.Content) error {
 	_, latest, err := a.journal.ByInstance(id)
 	if err != nil || latest == nil || latest.Tenant != tenant || latest.Result == nil {
 		return err
 	}
-	last := job.Content{Backup: latest.Result.BackupID, Seq: latest.Result.Seq}
+	last := model.Content{Backup: latest.Result.BackupID, Seq: latest.Result.Seq}
 	if !lacks(lineage, newest.Backup, last.Backup) {
 		return nil
 	}
@@ -49,21 +50,21 @@ func (a *Agent) rolledBack(id, tenant string, lineage *vault.Lineage, newest job
 }
 
 // Backup implements job.Restorer.
-func (r restores) Backup(ctx context.Context, id, tenant, backup string) (job.Content, error) {
+func (r restores) Backup(ctx context.Context, id, tenant, backup string) (model.Content, error) {
 	opened, err := r.a.vaults.existing(ctx, tenant)
 	if errors.Is(err, vault.ErrNoVault) {
-		return job.Content{}, fmt.Errorf("%w: its tenant has no vault", job.ErrNoBackup)
+		return model.Content{}, fmt.Errorf("%w: its tenant has no vault", job.ErrNoBackup)
 	} else if err != nil {
-		return job.Content{}, fmt.Errorf("open vault: %w", err)
+		return model.Content{}, fmt.Errorf("open vault: %w", err)
 	}
 	ref, err := opened.Find(ctx, id, backup)
 	switch {
 	case errors.Is(err, vault.ErrNoBackup):
-		return job.Content{}, fmt.Errorf("%w of that id: %w", job.ErrNoBackup, err)
+		return model.Content{}, fmt.Errorf("%w of that id: %w", job.ErrNoBackup, err)
 	case err != nil:
-		return job.Content{}, err
+		return model.Content{}, err
 	case ref.Incomplete:
-		return job.Content{}, fmt.Errorf("backup %s is incomplete: it lacks content, so only `holdfast restore` brings back what it has", ref.ID)
+		return model.Content{}, fmt.Errorf("backup %s is incomplete: it lacks content, so only `holdfast restore` brings back what it has", ref.ID)
 	}
 	c := contentOf(opened, ref)
 	c.Tenant, c.Volumes = tenant, volumesIn(ctx, opened, ref)
@@ -93,13 +94,13 @@ func withOlder(ctx context.Context, opened *vault.Vault, ref vault.BackupRef, er
 }
 
 // knownBackup is one backup for callers.
-func knownBackup(c job.Content) api.KnownBackup {
+func knownBackup(c model.Content) api.KnownBackup {
 	return api.KnownBackup{BackupID: c.Backup, Sequence: c.Seq, Created: c.Created}
 }
 
 // lossOf compares the journal's knowledge of an instance with the store: lost are the
 // backups that are at least as new as the newest in the store, and that the store lacks.
-func (a *Agent) lossOf(ctx context.Context, id, tenant string) (lost []job.Content, newest job.Content, err error) {
+func (a *Agent) lossOf(ctx context.Context, id, tenant string) (lost []model.Content, newest model.Content, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lossTime)
 	defer cancel()
 	var refs []vault.BackupRef
@@ -128,12 +129,12 @@ func (a *Agent) lossOf(ctx context.Context, id, tenant string) (lost []job.Conte
 	if err != nil {
 		return nil, newest, err
 	}
-	all := []job.Content{known}
+	all := []model.Content{known}
 	if latest != nil && latest.Tenant == tenant && latest.Result != nil {
-		all = append(all, job.Content{Backup: latest.Result.BackupID, Seq: latest.Result.Seq, Created: latest.Result.Created, Vault: latest.Result.VaultID})
+		all = append(all, model.Content{Backup: latest.Result.BackupID, Seq: latest.Result.Seq, Created: latest.Result.Created, Vault: latest.Result.VaultID})
 	}
 	for _, c := range all {
-		seen := slices.ContainsFunc(lost, func(l job.Content) bool { return l.Backup == c.Backup })
+		seen := slices.ContainsFunc(lost, func(l model.Content) bool { return l.Backup == c.Backup })
 		if c.Backup == "" || seen || lineage != nil && !lacks(lineage, newest.Backup, c.Backup) {
 			continue
 		}
@@ -148,7 +149,7 @@ func (s *service) Loss(ctx context.Context, c api.Caller, id string) (api.Loss, 
 	return l, err
 }
 
-func (s *service) loss(ctx context.Context, c api.Caller, id string) (l api.Loss, lost []job.Content, newest job.Content, err error) {
+func (s *service) loss(ctx context.Context, c api.Caller, id string) (l api.Loss, lost []model.Content, newest model.Content, err error) {
 	in := s.a.instances[id]
 	if in == nil || !c.Sees(in.cfg.Tenant) {
 		return l, nil, newest, noInstance(c, id)
@@ -170,7 +171,7 @@ func (s *service) loss(ctx context.Context, c api.Caller, id string) (l api.Loss
 	if err != nil {
 		return l, nil, newest, err
 	}
-	if len(lost) > 0 && !slices.ContainsFunc(lost, func(one job.Content) bool { return !accepted.Covers(one, newest) }) {
+	if len(lost) > 0 && !slices.ContainsFunc(lost, func(one model.Content) bool { return !accepted.Covers(one, newest) }) {
 		l.Accepted, l.AcceptedBy, l.AcceptedAt = true, accepted.By, accepted.At
 	}
 	return l, lost, newest, nil
@@ -199,8 +200,8 @@ func (s *service) AcceptLoss(ctx context.Context, c api.Caller, id string, confi
 		return l, nil
 	}
 	l.Accepted, l.AcceptedBy, l.AcceptedAt = true, c.Via, time.Now().UTC()
-	err = s.a.manager.AcceptLoss(id, s.a.instances[id].cfg.Tenant, job.AcceptedLoss{Lost: lost, Newest: newest, By: l.AcceptedBy, At: l.AcceptedAt})
-	var busy *job.BusyError
+	err = s.a.manager.AcceptLoss(id, s.a.instances[id].cfg.Tenant, model.AcceptedLoss{Lost: lost, Newest: newest, By: l.AcceptedBy, At: l.AcceptedAt})
+	var busy *model.BusyError
 	if errors.As(err, &busy) {
 		return api.Loss{}, refuseBusy(busy)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/backup"
 	"holdfast/internal/backup/known"
 	"holdfast/internal/snapshot"
@@ -57,10 +58,10 @@ func compare(ctx context.Context, s job.Source) (*snapshot.Changes, error) {
 }
 
 // room tells how much space there is where a base lies.
-func (a *Agent) room(ctx context.Context, b job.Base) (free, total int64, err error) {
+func (a *Agent) room(ctx context.Context, b model.Base) (free, total int64, err error) {
 	in := a.instances[b.Instance]
 	if in == nil {
-		return 0, 0, fmt.Errorf("instance %q is not in the configuration: %w", b.Instance, job.ErrNotFound)
+		return 0, 0, fmt.Errorf("instance %q is not in the configuration: %w", b.Instance, model.ErrNotFound)
 	}
 	r, err := snapshots{a, in}.request("", b.Volume)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/testbed"
 )
@@ -36,7 +37,7 @@ func TestCompareWithBase(t *testing.T) {
 		return s
 	}
 	base, other, now := view("volume", "one"), view("other", "two"), view("volume", "three")
-	source := job.Source{Volume: "data", Root: now.Root, Ref: job.Ref(now.Ref), Base: &job.Base{Ref: job.Ref(base.Ref)}}
+	source := job.Source{Volume: "data", Root: now.Root, Ref: model.Ref(now.Ref), Base: &model.Base{Ref: model.Ref(base.Ref)}}
 	changes, err := compare(t.Context(), source)
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +54,7 @@ func TestCompareWithBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, ref := range map[string]snapshot.Ref{"missing": base.Ref, "of another volume": other.Ref, "of another provider": foreign} {
-		source.Base = &job.Base{Ref: job.Ref(ref)}
+		source.Base = &model.Base{Ref: model.Ref(ref)}
 		if _, err := compare(t.Context(), source); !errors.Is(err, snapshot.ErrBase) {
 			t.Errorf("%s: %v", what, err)
 		}

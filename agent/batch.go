@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // batch finds the instances of a command or a question, by one rule for all calls
@@ -53,7 +54,7 @@ func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
 		switch now, lookErr := s.a.journal.Job(j.ID); {
 		case err == nil:
 			continue
-		case !errors.Is(err, job.ErrEnded) && !errors.Is(err, job.ErrState):
+		case !errors.Is(err, job.ErrEnded) && !errors.Is(err, model.ErrState):
 			return err
 		case lookErr != nil:
 			return lookErr
@@ -83,24 +84,24 @@ const maxNamed = 3
 // doneAlready tells whether the last job of an instance, which is over,
 // did the requested act: a release or a resume that is requested twice is
 // no error. After a restore, or a backup that failed, nothing is done.
-func doneAlready(last *job.Job, resume bool) bool {
-	if last == nil || last.IsRestore() || last.State != job.Done {
+func doneAlready(last *model.Job, resume bool) bool {
+	if last == nil || last.IsRestore() || last.State != model.Done {
 		return false
 	}
 	if resume {
 		return last.ResumeAsked
 	}
-	return !last.Entered[job.Released].IsZero()
+	return !last.Entered[model.Released].IsZero()
 }
 
 // tooLate says why a job can't be cancelled.
-func tooLate(j *job.Job) string {
+func tooLate(j *model.Job) string {
 	switch {
-	case j.State == job.Done:
+	case j.State == model.Done:
 		return "the job has ended already, with success"
-	case j.State == job.Failed:
+	case j.State == model.Failed:
 		return "the job has ended already, and failed"
-	case j.State == job.Unknown:
+	case j.State == model.Unknown:
 		return notUnderstood
 	case j.IsRestore():
 		return "the job is " + string(j.State) + ", and its volumes are restored"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/origin"
 	"holdfast/internal/vault"
 )
@@ -18,41 +19,41 @@ import (
 // contradict the mark: a slot that was filled anew bears the mark too. Which host wrote the mark
 // does not matter: the content came from that backup wherever it lies now. Nothing is hidden by
 // that, since the lineage tells whether that backup is the newest.
-func (r restores) ByMarks(ctx context.Context, id, tenant string, known job.Content) (job.Content, error) {
+func (r restores) ByMarks(ctx context.Context, id, tenant string, known model.Content) (model.Content, error) {
 	in := r.a.instances[id]
 	if in == nil {
-		return job.Content{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+		return model.Content{}, fmt.Errorf("instance %q is not in the configuration: %w", id, model.ErrNotFound)
 	}
 	mark, ok, err := r.commonMark(ctx, in, tenant)
 	switch {
 	case err != nil || !ok:
-		return job.Content{}, err
+		return model.Content{}, err
 	case known.Backup != "" && (known.Vault != mark.Vault || known.Tenant != tenant || known.Seq >= mark.Seq):
-		return job.Content{}, nil // the journal knows as much, or nothing that can be compared
+		return model.Content{}, nil // the journal knows as much, or nothing that can be compared
 	}
 	opened, err := r.a.vaults.existing(ctx, tenant)
 	if err != nil {
-		return job.Content{}, fmt.Errorf("open vault: %w", err)
+		return model.Content{}, fmt.Errorf("open vault: %w", err)
 	}
 	if opened.Info().ID != mark.Vault {
-		return job.Content{}, nil
+		return model.Content{}, nil
 	}
 	facts, err := r.Look(ctx, id, tenant, known)
 	if err != nil {
-		return job.Content{}, err
+		return model.Content{}, err
 	}
 	for _, f := range facts {
 		if f.Backup.Backup != mark.Backup || f.Origin != job.OriginSame && f.Origin != job.OriginChanged {
 			r.a.log.Warn("the mark on a volume names a backup that the journal does not know, and the content does not bear it out; the next backup names no parent by it",
 				keyInstance, id, "volume", f.Volume, "backup", mark.Backup, keyReason, f.Why)
-			return job.Content{}, nil
+			return model.Content{}, nil
 		}
 	}
 	found, err := r.Backup(ctx, id, tenant, mark.Backup)
 	if err != nil && !errors.Is(err, job.ErrNoBackup) {
-		return job.Content{}, err
+		return model.Content{}, err
 	}
-	found = job.Content{Backup: mark.Backup, Seq: mark.Seq, Created: found.Created, Vault: mark.Vault, Tenant: tenant}
+	found = model.Content{Backup: mark.Backup, Seq: mark.Seq, Created: found.Created, Vault: mark.Vault, Tenant: tenant}
 	for _, tried := range known.Tried {
 		if vault.SeqOf(tried) > mark.Seq {
 			found.Tried = append(found.Tried, tried)

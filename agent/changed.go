@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"holdfast/agent/config"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // A job acts on the instance as it was when the job began: by the host id, the
@@ -44,7 +44,7 @@ func (in *instance) withPlaces(before *instance) *instance {
 
 // changes tells in words how a configuration of the instance of an unfinished job differs from
 // the job's own record; nothing where the journal keeps no record, or the job has not begun.
-func changes(j *job.Job, now *config.Instance, host string) (list []string) {
+func changes(j *model.Job, now *config.Instance, host string) (list []string) {
 	if len(j.Kept) == 0 {
 		return nil
 	}
@@ -88,7 +88,7 @@ func changes(j *job.Job, now *config.Instance, host string) (list []string) {
 
 // changedConfiguration names the settings that an
 // unfinished job does not follow; nil where there are none.
-func (a *Agent) changedConfiguration(j *job.Job) error {
+func (a *Agent) changedConfiguration(j *model.Job) error {
 	in := a.instances[j.Instance]
 	if in == nil {
 		return nil // troubleUnconfigured
@@ -101,7 +101,7 @@ func (a *Agent) changedConfiguration(j *job.Job) error {
 
 // warnOfChanges says at the start which unfinished jobs
 // go by another configuration than the present one.
-func (a *Agent) warnOfChanges(active []*job.Job) {
+func (a *Agent) warnOfChanges(active []*model.Job) {
 	for _, j := range active {
 		if err := a.changedConfiguration(j); err != nil {
 			a.log.Warn("the configuration of an instance changed while its job is unfinished; the job goes on by what the journal keeps, "+

@@ -7,12 +7,12 @@ import (
 	"strings"
 	"time"
 
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/vault"
 )
 
 // Claim implements job.Claimer.
-func (r restores) Claim(ctx context.Context, j *job.Job, newest job.Content) (string, error) {
+func (r restores) Claim(ctx context.Context, j *model.Job, newest model.Content) (string, error) {
 	opened, err := r.a.vaults.existing(ctx, j.Tenant)
 	if errors.Is(err, vault.ErrNoVault) {
 		return "", nil // an instance that runs, and of which there is no backup
@@ -43,7 +43,7 @@ func (r restores) Claim(ctx context.Context, j *job.Job, newest job.Content) (st
 }
 
 // Unclaim implements job.Claimer.
-func (r restores) Unclaim(ctx context.Context, j *job.Job) error {
+func (r restores) Unclaim(ctx context.Context, j *model.Job) error {
 	opened, err := r.a.vaults.existing(ctx, j.Tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)

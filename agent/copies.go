@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/agent/runtime"
 	"holdfast/internal/hostid"
 	"holdfast/internal/obs"
@@ -246,7 +247,7 @@ func (g guardedRuntime) Start(ctx context.Context) error {
 }
 
 // PowerDown implements job.Runtime.
-func (g guardedRuntime) PowerDown(ctx context.Context, held *job.Sight) error {
+func (g guardedRuntime) PowerDown(ctx context.Context, held *model.Sight) error {
 	return g.do(func() error { return g.Runtime.PowerDown(ctx, held) })
 }
 

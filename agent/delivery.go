@@ -7,6 +7,7 @@ import (
 	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 	"holdfast/internal/contain"
 )
@@ -57,7 +58,7 @@ func (o outbox) TakeProgress(limit int, skip func(string) bool) ([]report.Event,
 	return asReports(o.m.TakeProgress(limit, skip))
 }
 
-func asReports(all []job.Event, err error) ([]report.Event, error) {
+func asReports(all []model.Event, err error) ([]report.Event, error) {
 	events := make([]report.Event, len(all))
 	for i, e := range all {
 		events[i] = report.Event{Seq: e.Seq, ID: e.ID, Type: e.Type, Instance: e.Instance, Time: e.Time, Data: e.Data}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 	"holdfast/internal/evidence"
 )
@@ -35,13 +35,13 @@ const staleFailure = 10 * time.Minute
 // stay is since when an unfinished job is in its state, and holds its instance. Both
 // are times since the boot, so that no clock that is set makes them longer or shorter.
 type stay struct {
-	state   job.State
+	state   model.State
 	entered time.Duration
 	held    time.Duration // 0: it does not hold the instance
 }
 
 // moved notes that a job has entered a state. The lock is held.
-func (w *watcher) moved(j *job.Job) {
+func (w *watcher) moved(j *model.Job) {
 	delete(w.failing, j.ID)
 	if j.State.Final() {
 		delete(w.stays, j.ID)
@@ -60,7 +60,7 @@ func (w *watcher) moved(j *job.Job) {
 
 // adopt notes a job of an earlier life. How long it was so
 // before this life only the wall clock tells. The lock is held.
-func (w *watcher) adopt(j *job.Job) {
+func (w *watcher) adopt(j *model.Job) {
 	w.moved(j)
 	now, s := time.Now(), w.stays[j.ID]
 	s.entered -= max(0, now.Sub(j.Entered[j.State]))

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/backup"
 	"holdfast/internal/vault"
 )
@@ -19,7 +20,7 @@ const forkTime = 10 * time.Second
 
 // contentOrigin tells the engine from which backup the content of an instance's volumes came. A
 // backup in another vault says nothing about this vault.
-func contentOrigin(c job.Content, vaultID string) *backup.Origin {
+func contentOrigin(c model.Content, vaultID string) *backup.Origin {
 	if c.Vault != "" && c.Vault != vaultID {
 		return &backup.Origin{Tried: c.Tried}
 	}
@@ -27,7 +28,7 @@ func contentOrigin(c job.Content, vaultID string) *backup.Origin {
 }
 
 // forksOf names the other newest backups beside a stored one, and tells of them.
-func (v *vaults) forksOf(ctx context.Context, opened *vault.Vault, r job.BackupRequest, res *backup.Result) (forks []job.Fork) {
+func (v *vaults) forksOf(ctx context.Context, opened *vault.Vault, r job.BackupRequest, res *backup.Result) (forks []model.Fork) {
 	if len(res.Fork) == 0 || r.Precopy {
 		return nil
 	}
@@ -35,7 +36,7 @@ func (v *vaults) forksOf(ctx context.Context, opened *vault.Vault, r job.BackupR
 	defer cancel()
 	v.a.metrics.Fork()
 	for _, ref := range res.Fork {
-		f := job.Fork{Backup: ref.ID}
+		f := model.Fork{Backup: ref.ID}
 		if m, err := opened.Manifest(ctx, ref); err == nil { // else nobody knows the host
 			f.Host = m.Host
 		}
@@ -47,7 +48,7 @@ func (v *vaults) forksOf(ctx context.Context, opened *vault.Vault, r job.BackupR
 }
 
 // AcceptFork implements job.Forker.
-func (v *vaults) AcceptFork(ctx context.Context, j *job.Job, d job.ForkDecision) (job.ForkDecision, error) {
+func (v *vaults) AcceptFork(ctx context.Context, j *model.Job, d model.ForkDecision) (model.ForkDecision, error) {
 	opened, err := v.existing(ctx, j.Tenant)
 	if err != nil {
 		return d, fmt.Errorf("open vault: %w", err)
@@ -72,21 +73,21 @@ func (v *vaults) AcceptFork(ctx context.Context, j *job.Job, d job.ForkDecision)
 }
 
 // Decided implements job.Forker.
-func (v *vaults) Decided(ctx context.Context, j *job.Job) (job.ForkDecision, error) {
+func (v *vaults) Decided(ctx context.Context, j *model.Job) (model.ForkDecision, error) {
 	opened, err := v.existing(ctx, j.Tenant)
 	if err != nil {
-		return job.ForkDecision{}, fmt.Errorf("open vault: %w", err)
+		return model.ForkDecision{}, fmt.Errorf("open vault: %w", err)
 	}
 	d, err := opened.Decided(ctx, j.Instance, j.Result.BackupID)
 	if d == nil || err != nil {
-		return job.ForkDecision{}, err
+		return model.ForkDecision{}, err
 	}
 	return v.decision(*d), nil
 }
 
 // decision is a decision of the vault as the journal has it.
-func (v *vaults) decision(d vault.Decision) job.ForkDecision {
-	made := job.ForkDecision{Backup: d.Backup, By: d.By, Host: d.Host}
+func (v *vaults) decision(d vault.Decision) model.ForkDecision {
+	made := model.ForkDecision{Backup: d.Backup, By: d.By, Host: d.Host}
 	if d.Host == v.a.cfg.HostID {
 		made.Host = ""
 	}
@@ -145,29 +146,29 @@ func (r restores) Chain(ctx context.Context, id, tenant string) (job.Chain, erro
 }
 
 // Newest implements job.Chain.
-func (c *chain) Newest(ctx context.Context) (job.Content, error) {
+func (c *chain) Newest(ctx context.Context) (model.Content, error) {
 	if c.opened == nil {
-		return job.Content{}, fmt.Errorf("%w: its tenant has no vault", job.ErrNoBackup)
+		return model.Content{}, fmt.Errorf("%w: its tenant has no vault", job.ErrNoBackup)
 	}
 	ref, err := c.lineage.Newest()
 	if err != nil && !errors.Is(err, vault.ErrNoBackup) {
-		return job.Content{}, err // a fork
+		return model.Content{}, err // a fork
 	}
 	newest := contentOf(c.opened, ref)
 	newest.Tenant = c.tenant
 	// A bucket that was set back to an earlier state lacks the newest backup, if this host made it.
 	if lookErr := c.a.rolledBack(c.id, c.tenant, c.lineage, newest); lookErr != nil {
-		return job.Content{}, lookErr
+		return model.Content{}, lookErr
 	}
 	if err != nil {
-		return job.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
+		return model.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
 	}
 	newest.Volumes = volumesIn(ctx, c.opened, ref)
 	return newest, nil
 }
 
 // Relate implements job.Chain.
-func (c *chain) Relate(known, newest job.Content) (job.Relation, job.Content) {
+func (c *chain) Relate(known, newest model.Content) (job.Relation, model.Content) {
 	if known.Backup == "" && len(known.Tried) == 0 || c.opened == nil {
 		return job.RelationNone, known
 	}
@@ -191,7 +192,7 @@ func (c *chain) Relate(known, newest job.Content) (job.Relation, job.Content) {
 
 // heardOf is this host's knowledge, with the last of
 // the backups that it tried and that the vault has.
-func heardOf(l *vault.Lineage, known job.Content, vaultID string) job.Content {
+func heardOf(l *vault.Lineage, known model.Content, vaultID string) model.Content {
 	tried := map[string]bool{}
 	for _, id := range known.Tried {
 		tried[id] = true
@@ -222,7 +223,7 @@ func (s *service) AcceptFork(ctx context.Context, c api.Caller, id, backupID str
 	switch {
 	case errors.As(err, &decided):
 		return api.RefuseInstances(api.CodeParameter, []string{id}, err.Error()+"; to decide again, say so (holdfast accept-fork --again)")
-	case errors.Is(err, job.ErrState):
+	case errors.Is(err, model.ErrState):
 		return api.RefuseInstances(api.CodeParameter, []string{id}, "has no fork to decide: its last backup on this host descends from the newest one, or this host has made none")
 	case errors.Is(err, vault.ErrNoHead), errors.Is(err, vault.ErrNoBackup):
 		return api.Refuse(api.CodeParameter, "backup: %v", err)
@@ -231,7 +232,7 @@ func (s *service) AcceptFork(ctx context.Context, c api.Caller, id, backupID str
 }
 
 // forkTrouble tells of a fork of which nobody has decided; nil where there is none.
-func forkTrouble(j *job.Job) error {
+func forkTrouble(j *model.Job) error {
 	if j == nil || !j.ForkOpen() {
 		return nil
 	}

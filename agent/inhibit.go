@@ -6,7 +6,7 @@ import (
 	"log/slog"
 	"sync"
 
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // Inhibit keeps the host from going down until release is called. why is for people.
@@ -14,9 +14,9 @@ type Inhibit func(why string) (release func(), err error)
 
 // holding are the states in which an instance is held, or about to be, for work that
 // is soon done: a host that goes down in the middle of it throws the work away.
-var holding = map[job.State]bool{
-	job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Uploading: true, job.Stored: true,
-	job.Releasing: true,
+var holding = map[model.State]bool{
+	model.Freezing: true, model.Frozen: true, model.Snapshotting: true, model.Snapshotted: true, model.Uploading: true, model.Stored: true,
+	model.Releasing: true,
 }
 
 // inhibitor keeps the host up while jobs are in one of those states.
@@ -34,7 +34,7 @@ func newInhibitor(take Inhibit, log *slog.Logger) *inhibitor {
 }
 
 // note takes the state of a job. It does not block.
-func (i *inhibitor) note(j *job.Job) {
+func (i *inhibitor) note(j *model.Job) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if holding[j.State] {

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 func TestHostIsKeptUpWhileInstancesAreHeld(t *testing.T) {
@@ -32,21 +32,21 @@ func TestHostIsKeptUpWhileInstancesAreHeld(t *testing.T) {
 		}()
 		for _, step := range []struct {
 			id    string
-			state job.State
+			state model.State
 			want  int
 		}{
-			{"a", job.Accepted, 0},
-			{"a", job.Precopying, 0},
-			{"a", job.Freezing, 1},
-			{"b", job.Freezing, 1},
-			{"a", job.Uploading, 1},
-			{"a", job.Reported, 1},
-			{"b", job.Failing, 0},
-			{"a", job.Releasing, 1},
-			{"a", job.Released, 0},
-			{"c", job.Uploading, 1},
+			{"a", model.Accepted, 0},
+			{"a", model.Precopying, 0},
+			{"a", model.Freezing, 1},
+			{"b", model.Freezing, 1},
+			{"a", model.Uploading, 1},
+			{"a", model.Reported, 1},
+			{"b", model.Failing, 0},
+			{"a", model.Releasing, 1},
+			{"a", model.Released, 0},
+			{"c", model.Uploading, 1},
 		} {
-			i.note(&job.Job{ID: step.id, State: step.state})
+			i.note(&model.Job{ID: step.id, State: step.state})
 			synctest.Wait()
 			if taken != step.want {
 				t.Errorf("%s is %s: taken %d times, want %d", step.id, step.state, taken, step.want)
@@ -62,7 +62,7 @@ func TestHostIsKeptUpWhileInstancesAreHeld(t *testing.T) {
 		ctx, stop = context.WithCancel(t.Context())
 		defer stop()
 		go i.run(ctx)
-		i.note(&job.Job{ID: "d", State: job.Freezing})
+		i.note(&model.Job{ID: "d", State: model.Freezing})
 		synctest.Wait()
 		stop()
 		synctest.Wait()

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"holdfast/agent/config"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/vault"
 )
 
@@ -167,8 +167,8 @@ func (a *Agent) claimTenants() map[string]bool {
 }
 
 // released tells the keeper of claims that an instance left this host, or did not get here.
-func (w *watcher) released(j *job.Job) {
-	if j.State != job.Released && (j.State != job.Failed || !j.IsRestore()) {
+func (w *watcher) released(j *model.Job) {
+	if j.State != model.Released && (j.State != model.Failed || !j.IsRestore()) {
 		return
 	}
 	select {

@@ -10,6 +10,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
+	"holdfast/agent/model"
 	"holdfast/internal/restore"
 	"holdfast/internal/vault"
 )
@@ -17,7 +18,7 @@ import (
 // The part of restores that is a job.Keeper.
 
 // Count tells how things are without a call that is shared: the tree may be renamed meanwhile.
-func (r restores) Count(ctx context.Context, p job.Place, path string) (string, job.Count, error) {
+func (r restores) Count(ctx context.Context, p model.Place, path string) (string, model.Count, error) {
 	type counted struct {
 		identity string
 		found    restore.Measure
@@ -34,24 +35,24 @@ func (r restores) Count(ctx context.Context, p job.Place, path string) (string, 
 		return counted{identity, found}, err
 	})
 	f := got.found
-	return got.identity, job.Count{Files: f.Files, Bytes: f.Bytes, Entries: f.Entries, Newest: f.Newest, Changed: f.Changed, Whole: f.Whole}, err
+	return got.identity, model.Count{Files: f.Files, Bytes: f.Bytes, Entries: f.Entries, Newest: f.Newest, Changed: f.Changed, Whole: f.Whole}, err
 }
 
-func (r restores) SetAside(p job.Place) error {
+func (r restores) SetAside(p model.Place) error {
 	return r.move(p, "renaming the replaced content", restore.Place.SetAside)
 }
 
-func (r restores) TakeOut(p job.Place) error {
+func (r restores) TakeOut(p model.Place) error {
 	return r.move(p, "taking the old volume out of its place", restore.Place.TakeOut)
 }
 
-func (r restores) Return(p job.Place) error {
+func (r restores) Return(p model.Place) error {
 	return r.move(p, "bringing the old volume back", restore.Place.Return)
 }
 
 // LiesAside fails where the folder of the place is another folder
 // than before: a tree that is not in another folder need not be gone.
-func (r restores) LiesAside(p job.Place) (string, error) {
+func (r restores) LiesAside(p model.Place) (string, error) {
 	return act(context.Background(), &r.a.patience, p.Target, "looking for the kept content", lookTime, 0, func(context.Context) (string, error) {
 		if err := fits(p); err != nil {
 			return "", err
@@ -66,7 +67,7 @@ func (a *Agent) reserve() *restore.Reserve {
 	return &restore.Reserve{Bytes: uint64(bytes), Percent: percent, Most: uint64(most), InodePercent: a.cfg.Prepare.MinFreeInodes}
 }
 
-func (r restores) Room(ctx context.Context, q job.RestoreRequest, freed map[string]job.Count) error {
+func (r restores) Room(ctx context.Context, q job.RestoreRequest, freed map[string]model.Count) error {
 	opened, err := r.a.vaults.existing(ctx, q.Tenant)
 	if err != nil {
 		return fmt.Errorf("open vault: %w", err)
@@ -148,7 +149,7 @@ func (s *service) PutBack(_ context.Context, c api.Caller, id, jobID string) (ap
 		return api.TaskAnswer{}, err
 	}
 	task, err := s.a.manager.PutBack(id, jobID)
-	var busy *job.BusyError
+	var busy *model.BusyError
 	switch {
 	case errors.As(err, &busy) && len(busy.Restoring) > 0:
 		return api.TaskAnswer{}, api.RefuseInstances(api.CodeInRecovery, []string{id}, "is being restored")
@@ -175,9 +176,9 @@ func keptRefusal(err error) error {
 	switch {
 	case errors.Is(err, job.ErrDraining):
 		return api.Busy(retryDraining, "this host is shutting down")
-	case errors.Is(err, job.ErrQueueFull):
+	case errors.Is(err, model.ErrQueueFull):
 		return api.Busy(retryFull, "the queue of this host is full")
-	case errors.Is(err, job.ErrNotFound), errors.Is(err, job.ErrAmbiguous), errors.Is(err, job.ErrState):
+	case errors.Is(err, model.ErrNotFound), errors.Is(err, job.ErrAmbiguous), errors.Is(err, model.ErrState):
 		return api.Refuse(api.CodeParameter, "%s", err.Error())
 	case err != nil:
 		return api.Refuse(api.CodeInternal, "%s", err.Error())

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/origin"
 	"holdfast/internal/restore"
 )
@@ -21,7 +21,7 @@ import (
 // The notes on trees that restores take out of the places of volumes, for job.Keeper.
 
 // Note implements job.Keeper.
-func (r restores) Note(p job.Place, path string, n job.KeptNote) error {
+func (r restores) Note(p model.Place, path string, n model.KeptNote) error {
 	data, err := json.Marshal(n)
 	if err != nil {
 		return fmt.Errorf("encode the note on kept content: %w", err)
@@ -45,8 +45,8 @@ func (r restores) Note(p job.Place, path string, n job.KeptNote) error {
 }
 
 // NoteOn implements job.Keeper.
-func (r restores) NoteOn(p job.Place, path string) (*job.KeptNote, error) {
-	return act(context.Background(), &r.a.patience, p.Target, "looking whose content it is", lookTime, 0, func(context.Context) (*job.KeptNote, error) {
+func (r restores) NoteOn(p model.Place, path string) (*model.KeptNote, error) {
+	return act(context.Background(), &r.a.patience, p.Target, "looking whose content it is", lookTime, 0, func(context.Context) (*model.KeptNote, error) {
 		if err := fits(p); err != nil {
 			return nil, err
 		}
@@ -59,7 +59,7 @@ func (r restores) NoteOn(p job.Place, path string) (*job.KeptNote, error) {
 }
 
 // noteOn reads the note on the tree at a path; nil where there is none that counts.
-func noteOn(path string) (*job.KeptNote, error) {
+func noteOn(path string) (*model.KeptNote, error) {
 	data, err := origin.ReadNote(path)
 	switch {
 	case errors.Is(err, origin.ErrNoMark), errors.Is(err, origin.ErrNotKept), errors.Is(err, origin.ErrDamaged):
@@ -69,7 +69,7 @@ func noteOn(path string) (*job.KeptNote, error) {
 	case err != nil:
 		return nil, err
 	}
-	var n job.KeptNote
+	var n model.KeptNote
 	if err := json.Unmarshal(data, &n); err != nil || n.Instance == "" || n.Tenant == "" || n.Job == "" || n.Volume == "" {
 		return nil, nil //nolint:nilerror // a note that can't be read tells nothing
 	}
@@ -77,7 +77,7 @@ func noteOn(path string) (*job.KeptNote, error) {
 }
 
 // FindKept implements job.Keeper.
-func (r restores) FindKept(ctx context.Context) (all []job.FoundKept, err error) {
+func (r restores) FindKept(ctx context.Context) (all []model.FoundKept, err error) {
 	var folders []string
 	for _, in := range r.a.instances {
 		for _, v := range in.cfg.Volumes {
@@ -87,14 +87,14 @@ func (r restores) FindKept(ctx context.Context) (all []job.FoundKept, err error)
 	slices.Sort(folders)
 	var errs []error
 	for _, folder := range slices.Compact(folders) {
-		found, err := act(ctx, &r.a.patience, folder, "looking for kept content", lookTime, 0, func(context.Context) ([]job.FoundKept, error) { return keptIn(folder) })
+		found, err := act(ctx, &r.a.patience, folder, "looking for kept content", lookTime, 0, func(context.Context) ([]model.FoundKept, error) { return keptIn(folder) })
 		all, errs = append(all, found...), append(errs, err)
 	}
 	return all, errors.Join(errs...)
 }
 
 // keptIn finds the trees in a folder that FindKept lists. An error of one name hides no other name.
-func keptIn(folder string) (all []job.FoundKept, err error) {
+func keptIn(folder string) (all []model.FoundKept, err error) {
 	f, err := os.Open(folder)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil // its disk may be mounted later
@@ -120,7 +120,7 @@ func keptIn(folder string) (all []job.FoundKept, err error) {
 			errs = append(errs, err)
 			continue
 		}
-		found := job.FoundKept{Path: path}
+		found := model.FoundKept{Path: path}
 		if n != nil && filepath.Dir(n.Target) == folder && namedFor(name, n.Volume) {
 			if found, err = foundWith(path, n); err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", path, err))
@@ -145,21 +145,21 @@ func namedFor(name, volume string) bool {
 }
 
 // foundWith describes a tree with its note.
-func foundWith(path string, n *job.KeptNote) (job.FoundKept, error) {
+func foundWith(path string, n *model.KeptNote) (model.FoundKept, error) {
 	old, err := restore.Identify(path)
 	if err != nil || old == "" {
-		return job.FoundKept{Path: path}, err
+		return model.FoundKept{Path: path}, err
 	}
 	holder, err := holderOf(path)
 	if err != nil {
-		return job.FoundKept{}, err
+		return model.FoundKept{}, err
 	}
-	p := job.Place{
+	p := model.Place{
 		Volume: n.Volume, Target: n.Target, Holder: holder, Old: old,
 		Stage: restore.StageOf(n.Target, n.Job, n.Volume), Aside: restore.AsideOf(n.Target, n.Job, n.Volume),
 	}
 	if path != p.Aside {
 		p.Stage = path
 	}
-	return job.FoundKept{Path: path, Place: p, Note: n}, nil
+	return model.FoundKept{Path: path, Place: p, Note: n}, nil
 }

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/origin"
 	"holdfast/internal/restore"
 	"holdfast/internal/testbed"
@@ -25,7 +25,7 @@ func TestOneNameHidesNoOther(t *testing.T) {
 	noted := restore.AsideOf(target, by, "data")
 	link, socket := restore.AsideOf(target, by, "alink"), restore.AsideOf(target, by, "socket")
 	unknown := restore.AsideOf(target, by, "unknown")
-	note, err := json.Marshal(job.KeptNote{Instance: "phone", Tenant: "acme", Job: by, Volume: "data", Target: target})
+	note, err := json.Marshal(model.KeptNote{Instance: "phone", Tenant: "acme", Job: by, Volume: "data", Target: target})
 	err = errors.Join(err, os.Mkdir(noted, 0o700), origin.WriteNote(noted, note), os.Mkdir(unknown, 0o700), os.Symlink(unknown, link), unix.Mknod(socket, unix.S_IFSOCK|0o600, 0))
 	if err != nil {
 		t.Fatal(err)

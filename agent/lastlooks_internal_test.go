@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"holdfast/agent/config"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/obs"
 	"holdfast/internal/vault"
 )
@@ -113,8 +113,8 @@ func looking(t *testing.T, do func(t *testing.T, a *Agent, st *askedStore, open 
 	})
 }
 
-func heldJob(tenant string) *job.Job {
-	return &job.Job{ID: "job-1", Instance: "phone-1", Tenant: tenant, Result: &job.Result{BackupID: "backup-1"}}
+func heldJob(tenant string) *model.Job {
+	return &model.Job{ID: "job-1", Instance: "phone-1", Tenant: tenant, Result: &model.Result{BackupID: "backup-1"}}
 }
 
 const wholeLook = "list put list"
@@ -171,7 +171,7 @@ func TestInterruptedLook(t *testing.T) {
 		defer free()
 		st.set(func(context.Context, string, string) error { <-gate; return nil })
 		resumed := errors.New("the instance is to run again")
-		for name, look := range map[string]func(context.Context, *job.Job) error{"alone": a.vaults.Alone, "present": a.vaults.Present} {
+		for name, look := range map[string]func(context.Context, *model.Job) error{"alone": a.vaults.Alone, "present": a.vaults.Present} {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(time.Second/2, func() { cancel(resumed) })
 			began := time.Now()

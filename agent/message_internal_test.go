@@ -6,20 +6,20 @@ import (
 	"testing"
 
 	"holdfast/agent/api"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // The message about a finished job says how the instance ended.
 func TestMessage(t *testing.T) {
 	for _, tt := range []struct {
-		job  job.Job
+		job  model.Job
 		want string
 	}{
-		{job.Job{State: job.Done, Mode: job.ModePrecopy}, "is powered down"},
-		{job.Job{State: job.Done, Mode: job.ModeLive}, "ran all the time"},
-		{job.Job{State: job.Done, ResumeAsked: true}, "runs again"},
-		{job.Job{State: job.Done, Kind: job.KindRestore, Restore: &job.Restore{Ready: true, Warning: "the vault has a newer backup"}}, "was ready already; the vault has a newer backup"},
-		{job.Job{State: job.Failed, Cause: "snapshot overflowed"}, "failed: snapshot overflowed"},
+		{model.Job{State: model.Done, Mode: model.ModePrecopy}, "is powered down"},
+		{model.Job{State: model.Done, Mode: model.ModeLive}, "ran all the time"},
+		{model.Job{State: model.Done, ResumeAsked: true}, "runs again"},
+		{model.Job{State: model.Done, Kind: model.KindRestore, Restore: &model.Restore{Ready: true, Warning: "the vault has a newer backup"}}, "was ready already; the vault has a newer backup"},
+		{model.Job{State: model.Failed, Cause: "snapshot overflowed"}, "failed: snapshot overflowed"},
 	} {
 		s := &service{a: &Agent{watcher: newWatcher(slog.New(slog.DiscardHandler), nil)}}
 		if got := s.message(api.Caller{Role: api.RoleOperator}, &tt.job); !strings.Contains(got, tt.want) {

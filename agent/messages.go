@@ -5,16 +5,16 @@ import (
 	"time"
 
 	"holdfast/agent/api"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/evidence"
 )
 
 // status is the job's state in the contract's words, and its error code.
-func status(j *job.Job) (int, string) {
+func status(j *model.Job) (int, string) {
 	switch j.State {
-	case job.Done:
+	case model.Done:
 		return api.StatusSuccess, ""
-	case job.Failed:
+	case model.Failed:
 		return api.StatusFailed, api.CodeInternal
 	default:
 		return api.StatusRunning, ""
@@ -22,33 +22,33 @@ func status(j *job.Job) (int, string) {
 }
 
 // message says for people how the job stands, as far as the caller may know.
-func (s *service) message(c api.Caller, j *job.Job) string {
+func (s *service) message(c api.Caller, j *model.Job) string {
 	switch j.State {
-	case job.Done:
+	case model.Done:
 		if j.IsRestore() {
 			return s.restoreMessage(c, j)
 		}
 		ended := "backed up; the instance is powered down"
 		if j.ResumeAsked {
 			ended = "backed up; the instance runs again, as was asked"
-		} else if j.Mode == job.ModeLive {
+		} else if j.Mode == model.ModeLive {
 			ended = "backed up; the instance ran all the time"
 		}
 		if decided := j.ForkWords(); decided != "" {
 			ended += "; its backup made a fork: " + s.textFor(c, decided)
 		}
 		return ended
-	case job.Unknown:
+	case model.Unknown:
 		return string(j.State) + ": " + s.a.cause(c, j) + "; " + notUnderstood
-	case job.Failed, job.Failing, job.Held:
+	case model.Failed, model.Failing, model.Held:
 		return string(j.State) + ": " + s.a.cause(c, j)
-	case job.Reported:
+	case model.Reported:
 		return "reported, not acknowledged yet"
-	case job.Acknowledged:
+	case model.Acknowledged:
 		if err := forkTrouble(j); err != nil {
 			return "backed up, but " + s.textFor(c, err.Error()) + "; the instance is frozen until somebody accepts one of the two (release does), or resumes it"
 		}
-		if j.Policy == job.ReleaseByControlPlane && !j.ReleaseAsked {
+		if j.Policy == model.ReleaseByControlPlane && !j.ReleaseAsked {
 			return "backed up; the instance is frozen until it is released or resumed"
 		}
 		if j.Unproven() && !j.ReleaseAsked {
@@ -61,14 +61,14 @@ func (s *service) message(c api.Caller, j *job.Job) string {
 	return string(j.State)
 }
 
-func progress(p job.Progress) *api.Progress {
+func progress(p model.Progress) *api.Progress {
 	return &api.Progress{
 		Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent,
 		BytesRestored: p.BytesRestored, BytesTotal: p.BytesTotal,
 	}
 }
 
-func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
+func (s *service) event(c api.Caller, j *model.Job, what string) api.Event {
 	e := api.Event{
 		Time: time.Now().UTC(), Type: what, TaskID: j.Task, JobID: j.ID, InstanceID: j.Instance, Stage: string(j.State), Message: s.message(c, j),
 	}
@@ -82,7 +82,7 @@ func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
 	}
 	if what == api.EventEnded {
 		e.Status, e.ErrorCode = status(j)
-		if j.State == job.Failed {
+		if j.State == model.Failed {
 			e.ErrorMsg = s.a.cause(c, j)
 		}
 	}
@@ -91,7 +91,7 @@ func (s *service) event(c api.Caller, j *job.Job, what string) api.Event {
 
 // jobTrouble tells what fails now of an unfinished job,
 // as far as the caller may know; nil when nothing does.
-func (s *service) jobTrouble(c api.Caller, j *job.Job) *api.Trouble {
+func (s *service) jobTrouble(c api.Caller, j *model.Job) *api.Trouble {
 	f, ok := s.a.watcher.failureOf(j.ID)
 	if !ok || j.State.Final() {
 		return nil
@@ -107,7 +107,7 @@ func (s *service) jobTrouble(c api.Caller, j *job.Job) *api.Trouble {
 
 // warn sends a warning when what fails of a job is another
 // thing than the last time; warned has that by job.
-func (s *service) warn(c api.Caller, j *job.Job, warned map[string]string, send func(api.Event) error) error {
+func (s *service) warn(c api.Caller, j *model.Job, warned map[string]string, send func(api.Event) error) error {
 	text := ""
 	if t := s.jobTrouble(c, j); t != nil {
 		text = t.Error
@@ -124,12 +124,12 @@ func (s *service) warn(c api.Caller, j *job.Job, warned map[string]string, send 
 }
 
 // restoreMessage says for people how a restore ended well, as far as the caller may know.
-func (s *service) restoreMessage(c api.Caller, j *job.Job) string {
+func (s *service) restoreMessage(c api.Caller, j *model.Job) string {
 	ended := "restored"
 	if j.Restore != nil && j.Restore.Ready {
 		ended = "was ready already"
 	}
-	if !j.Entered[job.Starting].IsZero() {
+	if !j.Entered[model.Starting].IsZero() {
 		ended += "; the instance was started"
 	}
 	if j.Restore != nil && j.Restore.Warning != "" {

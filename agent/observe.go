@@ -6,8 +6,8 @@ import (
 	"sync"
 	"time"
 
-	"holdfast/agent/job"
 	"holdfast/agent/metrics"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/obs"
 )
@@ -26,17 +26,17 @@ const (
 
 // stages are the states whose time is measured: all but those in which a job is over.
 var stages = []string{
-	string(job.Accepted), string(job.Precopying), string(job.Freezing), string(job.Frozen), string(job.Snapshotting), string(job.Snapshotted),
-	string(job.Uploading), string(job.Stored), string(job.Reported), string(job.Held), string(job.Acknowledged),
-	string(job.Releasing), string(job.Released), string(job.Resuming), string(job.Ending), string(job.Suspending), string(job.Failing),
-	string(job.Restoring), string(job.Placing), string(job.Restored), string(job.Starting), string(job.Unknown),
+	string(model.Accepted), string(model.Precopying), string(model.Freezing), string(model.Frozen), string(model.Snapshotting), string(model.Snapshotted),
+	string(model.Uploading), string(model.Stored), string(model.Reported), string(model.Held), string(model.Acknowledged),
+	string(model.Releasing), string(model.Released), string(model.Resuming), string(model.Ending), string(model.Suspending), string(model.Failing),
+	string(model.Restoring), string(model.Placing), string(model.Restored), string(model.Starting), string(model.Unknown),
 }
 
 // working has the states in which a job does something; in the others it waits.
-var working = map[job.State]bool{
-	job.Precopying: true, job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Uploading: true, job.Stored: true,
-	job.Releasing: true, job.Released: true, job.Resuming: true, job.Ending: true, job.Suspending: true, job.Failing: true,
-	job.Restoring: true, job.Placing: true, job.Restored: true, job.Starting: true,
+var working = map[model.State]bool{
+	model.Precopying: true, model.Freezing: true, model.Frozen: true, model.Snapshotting: true, model.Snapshotted: true, model.Uploading: true, model.Stored: true,
+	model.Releasing: true, model.Released: true, model.Resuming: true, model.Ending: true, model.Suspending: true, model.Failing: true,
+	model.Restoring: true, model.Placing: true, model.Restored: true, model.Starting: true,
 }
 
 // watcher turns what happens to jobs into log lines and metrics. It calls nothing of the manager's.
@@ -47,9 +47,9 @@ type watcher struct {
 	claims    chan struct{} // 1 token: an instance was released, or its restore failed
 
 	mu      sync.Mutex
-	active  map[string]bool         // jobs counted as working
-	frozen  map[string]bool         // jobs counted as holding their instance
-	counted map[string]job.Progress // bytes of a job that are in the counters
+	active  map[string]bool           // jobs counted as working
+	frozen  map[string]bool           // jobs counted as holding their instance
+	counted map[string]model.Progress // bytes of a job that are in the counters
 
 	stays   map[string]stay    // of the unfinished jobs, by id
 	failing map[string]failure // what fails now, by job
@@ -87,13 +87,13 @@ func (w *watcher) stored(op string, err error) {
 
 func newWatcher(log *slog.Logger, m *metrics.Metrics) *watcher {
 	return &watcher{
-		log: log, metrics: m, claims: make(chan struct{}, 1), active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]job.Progress{},
+		log: log, metrics: m, claims: make(chan struct{}, 1), active: map[string]bool{}, frozen: map[string]bool{}, counted: map[string]model.Progress{},
 		stays: map[string]stay{}, failing: map[string]failure{}, lines: map[string]failure{}, faults: map[string]failure{},
 	}
 }
 
 // begin counts the journal's jobs at the start.
-func (w *watcher) begin(jobs []*job.Job) {
+func (w *watcher) begin(jobs []*model.Job) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, j := range jobs {
@@ -104,7 +104,7 @@ func (w *watcher) begin(jobs []*job.Job) {
 }
 
 // count brings the gauges to the job's state. The lock is held.
-func (w *watcher) count(j *job.Job) {
+func (w *watcher) count(j *model.Job) {
 	if now := working[j.State]; now != w.active[j.ID] {
 		if now {
 			w.active[j.ID] = true
@@ -141,25 +141,25 @@ func (w *watcher) braked(pace float64, why string) {
 }
 
 // Changed implements job.Observer.
-func (w *watcher) Changed(j *job.Job, from job.State) {
+func (w *watcher) Changed(j *model.Job, from model.State) {
 	w.inhibitor.note(j)
 	w.released(j)
 	w.mu.Lock()
 	w.count(j)
 	w.moved(j)
-	if j.State == job.Stored {
+	if j.State == model.Stored {
 		res, done := j.Result, w.counted[j.ID]
-		w.add(job.Progress{BytesRead: res.BytesRead, BytesSent: res.BytesSent}, done)
+		w.add(model.Progress{BytesRead: res.BytesRead, BytesSent: res.BytesSent}, done)
 		w.metrics.BytesDeduplicated(res.BytesDeduplicated)
 		w.metrics.BytesCompressed(res.Compressed)
 		w.metrics.Warnings(res.Warnings)
 	}
-	if j.State == job.Placing {
+	if j.State == model.Placing {
 		res := j.Restore.Result
-		w.add(job.Progress{BytesRestored: res.Bytes}, w.counted[j.ID])
+		w.add(model.Progress{BytesRestored: res.Bytes}, w.counted[j.ID])
 		w.metrics.Warnings(res.Warnings)
 	}
-	if j.State != job.Uploading && j.State != job.Restoring {
+	if j.State != model.Uploading && j.State != model.Restoring {
 		delete(w.counted, j.ID)
 	}
 	w.mu.Unlock()
@@ -169,12 +169,12 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 	}
 	log := w.log.With(keyInstance, j.Instance, keyJob, j.ID, keyTask, j.Task)
 	switch j.State {
-	case job.Accepted:
+	case model.Accepted:
 		log.Info("job accepted", "attempt", j.Attempts+1)
-	case job.Reported:
+	case model.Reported:
 		log.Info("backup stored, report waits for its acknowledgement", "backup", j.Result.BackupID, keyBytes, j.Result.BytesRead,
-			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, "losses_accepted", j.Result.LossesAccepted, keyDuration, (j.EnteredUp[job.Stored] - j.AcceptedUp).Seconds())
-	case job.Held:
+			"bytes_sent", j.Result.BytesSent, "warnings", j.Result.Warnings, "losses_accepted", j.Result.LossesAccepted, keyDuration, (j.EnteredUp[model.Stored] - j.AcceptedUp).Seconds())
+	case model.Held:
 		if j.Gone != "" {
 			w.metrics.BackupGone()
 			log.Error("instance is held: the store lost a part of its backup; resume lets it run, to be backed up again; release looks at the store once more",
@@ -182,30 +182,30 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 			break
 		}
 		log.Error("instance is held frozen: the report was refused; release sends it again, resume lets the instance run", keyReason, j.Cause)
-	case job.Acknowledged:
-		if j.Unproven() && j.Policy == job.ReleaseByAgent && !j.ReleaseAsked {
+	case model.Acknowledged:
+		if j.Unproven() && j.Policy == model.ReleaseByAgent && !j.ReleaseAsked {
 			log.Warn("instance is held frozen: its backup is acknowledged, but its runtime can't tell whether it ran since, so it is not powered down until " +
 				"release is called; resume lets it run; a state command that prints a generation lets the agent release by itself")
 		}
-	case job.Released:
+	case model.Released:
 		log.Info("instance released", "freeze_seconds", j.FreezeSeconds(0))
-	case job.Restored:
+	case model.Restored:
 		log.Info("volumes restored and in place", "backup", j.Restore.Backup, keyBytes, j.Restore.Result.Bytes, "bytes_fetched", j.Restore.Result.BytesFetched,
 			"warnings", j.Restore.Result.Warnings)
-	case job.Done:
-		w.metrics.JobFinished(kind(j), metrics.ResultSuccess, j.Entered[job.Done])
+	case model.Done:
+		w.metrics.JobFinished(kind(j), metrics.ResultSuccess, j.Entered[model.Done])
 		if j.Restore != nil && j.Restore.Warning != "" {
 			log.Warn("the restore ended well, and there is something to know of the instance", keyReason, j.Restore.Warning)
 		}
-		log.Info("job done", "kind", kind(j), "resumed", j.ResumeAsked, keyDuration, (j.EnteredUp[job.Done] - j.AcceptedUp).Seconds())
-	case job.Failed:
+		log.Info("job done", "kind", kind(j), "resumed", j.ResumeAsked, keyDuration, (j.EnteredUp[model.Done] - j.AcceptedUp).Seconds())
+	case model.Failed:
 		result := metrics.ResultFailed
 		if j.CancelAsked {
 			result = metrics.ResultCanceled
 		}
-		w.metrics.JobFinished(kind(j), result, j.Entered[job.Failed])
+		w.metrics.JobFinished(kind(j), result, j.Entered[model.Failed])
 		log.Error("job failed", keyReason, j.Cause)
-	case job.Suspending:
+	case model.Suspending:
 		log.Warn("job is put off, its instance runs meanwhile")
 	default:
 		log.Debug("job advanced", keyState, string(j.State))
@@ -213,16 +213,16 @@ func (w *watcher) Changed(j *job.Job, from job.State) {
 }
 
 // kind is the kind of a job's work, in the words of metrics and callers.
-func kind(j *job.Job) string {
+func kind(j *model.Job) string {
 	if j.IsRestore() {
-		return string(job.KindRestore)
+		return string(model.KindRestore)
 	}
-	return string(job.KindBackup)
+	return string(model.KindBackup)
 }
 
 // add counts the bytes by which a job has grown. The lock is held. A later try
 // of a job starts again from zero; bytes that it sends again are counted again.
-func (w *watcher) add(now, before job.Progress) {
+func (w *watcher) add(now, before model.Progress) {
 	if now.BytesRead > before.BytesRead {
 		w.metrics.BytesRead(now.BytesRead - before.BytesRead)
 	}
@@ -235,7 +235,7 @@ func (w *watcher) add(now, before job.Progress) {
 }
 
 // Progressed implements job.Observer.
-func (w *watcher) Progressed(j *job.Job, p job.Progress) {
+func (w *watcher) Progressed(j *model.Job, p model.Progress) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.add(p, w.counted[j.ID])

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/backup/known"
 	"holdfast/internal/evidence"
 	"holdfast/internal/origin"
@@ -27,7 +28,7 @@ const vaultTime = 15 * time.Second
 // volumeSight is the content at the path of a volume. Nothing of it needs the store.
 type volumeSight struct {
 	presence job.Presence
-	root     job.Root // Kind, Size, Modified, FileSystem and Handle
+	root     model.Root // Kind, Size, Modified, FileSystem and Handle
 	mark     origin.Mark
 	markErr  error // why there is no mark
 }
@@ -49,7 +50,7 @@ func see(ctx context.Context, path string) (volumeSight, error) {
 	} else if err != nil {
 		return volumeSight{}, err
 	}
-	s := volumeSight{presence: job.VolumeContent, root: job.Root{Kind: job.KindImage}}
+	s := volumeSight{presence: job.VolumeContent, root: model.Root{Kind: model.KindImage}}
 	at, err := origin.PlaceOf(path)
 	if err != nil {
 		return volumeSight{}, err
@@ -59,7 +60,7 @@ func see(ctx context.Context, path string) (volumeSight, error) {
 	case info.Mode()&fs.ModeDevice != 0: // the node in /dev is another one after a reboot
 		s.root.Handle = evidence.DeviceIdentity(path)
 	case info.IsDir():
-		s.root.Kind = job.KindFolder
+		s.root.Kind = model.KindFolder
 		empty, err := known.Empty(ctx, path)
 		if err != nil {
 			return volumeSight{}, err
@@ -78,7 +79,7 @@ func see(ctx context.Context, path string) (volumeSight, error) {
 }
 
 // place tells which folder or file it is.
-func place(r job.Root) origin.Place { return origin.Place{FileSystem: r.FileSystem, Root: r.Handle} }
+func place(r model.Root) origin.Place { return origin.Place{FileSystem: r.FileSystem, Root: r.Handle} }
 
 // belongs is whose volume it is that was seen.
 type belongs struct {
@@ -91,7 +92,7 @@ type belongs struct {
 //
 // The mark counts where it was written on this very folder or file. The journal counts
 // where it knew this very folder or file, and where the mark does not tell otherwise.
-func originOf(s volumeSight, known job.Content, b belongs) job.VolumeFacts {
+func originOf(s volumeSight, known model.Content, b belongs) job.VolumeFacts {
 	f := job.VolumeFacts{Volume: b.volume, Presence: s.presence, Kind: s.root.Kind}
 	if s.presence == job.VolumeMissing {
 		return f
@@ -118,9 +119,9 @@ func originOf(s volumeSight, known job.Content, b belongs) job.VolumeFacts {
 		}
 	}
 	if known.Tenant != "" && known.Tenant != b.tenant {
-		known, kept, journalled, here = job.Content{}, job.Root{}, false, false
+		known, kept, journalled, here = model.Content{}, model.Root{}, false, false
 	}
-	by := job.Content{Backup: s.mark.Backup, Seq: s.mark.Seq, Vault: s.mark.Vault, Tenant: s.mark.Tenant}
+	by := model.Content{Backup: s.mark.Backup, Seq: s.mark.Seq, Vault: s.mark.Vault, Tenant: s.mark.Tenant}
 	switch {
 	case journalled && kept.Kind != s.root.Kind:
 		return is(job.OriginForeign, fmt.Sprintf("it was a %s at backup %s, and is a %s", kept.Kind, known.Backup, s.root.Kind))
@@ -166,7 +167,7 @@ func noMark(s volumeSight) string {
 }
 
 // resized looks at the size of an image: the size is a part of the image's identity.
-func resized(f job.VolumeFacts, s volumeSight, kept job.Root) job.VolumeFacts {
+func resized(f job.VolumeFacts, s volumeSight, kept model.Root) job.VolumeFacts {
 	if kept.Size != 0 && s.root.Size != 0 && kept.Size != s.root.Size {
 		f.Origin, f.Why = job.OriginForeign, fmt.Sprintf("it has %d bytes, and had %d at backup %s", s.root.Size, kept.Size, f.Backup.Backup)
 	}
@@ -175,10 +176,10 @@ func resized(f job.VolumeFacts, s volumeSight, kept job.Root) job.VolumeFacts {
 
 // Look tells of each volume of an instance whether it is there, and from which backup its content
 // came. It compares what may have come from a backup with that one.
-func (r restores) Look(ctx context.Context, id, tenant string, known job.Content) ([]job.VolumeFacts, error) {
+func (r restores) Look(ctx context.Context, id, tenant string, known model.Content) ([]job.VolumeFacts, error) {
 	in := r.a.instances[id]
 	if in == nil {
-		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, model.ErrNotFound)
 	}
 	var all []job.VolumeFacts
 	for _, v := range in.cfg.Volumes {
@@ -198,12 +199,12 @@ func (r restores) Look(ctx context.Context, id, tenant string, known job.Content
 }
 
 // compared tells more of a volume whose content came from a backup.
-func (r restores) compared(ctx context.Context, id, tenant, path string, s volumeSight, content job.Content, f job.VolumeFacts) (job.VolumeFacts, error) {
+func (r restores) compared(ctx context.Context, id, tenant, path string, s volumeSight, content model.Content, f job.VolumeFacts) (job.VolumeFacts, error) {
 	kept := content.Volumes[f.Volume]
 	if f.Backup.Backup != content.Backup {
-		kept = job.Root{}
+		kept = model.Root{}
 	}
-	if f.Kind == job.KindImage {
+	if f.Kind == model.KindImage {
 		if kept.Modified != 0 && kept.Modified == s.root.Modified && kept.Size == s.root.Size {
 			f.Origin = job.OriginSame
 		}
@@ -251,7 +252,7 @@ func likened(f job.VolumeFacts, c known.Comparison) job.VolumeFacts {
 }
 
 // compare compares with this host's catalogue of the backup, else with the vault's recipe.
-func (r restores) compare(ctx context.Context, id, tenant, path string, kept job.Root, f job.VolumeFacts) (known.Comparison, error) {
+func (r restores) compare(ctx context.Context, id, tenant, path string, kept model.Root, f job.VolumeFacts) (known.Comparison, error) {
 	soon, cancel := context.WithTimeout(ctx, vaultTime)
 	defer cancel()
 	opened, err := r.a.vaults.existing(soon, tenant)

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/backup/known"
 	"holdfast/internal/origin"
 )
@@ -13,16 +14,16 @@ import (
 func TestOriginOfAVolume(t *testing.T) {
 	const (
 		here, elsewhere = "handle-1", "handle-2"
-		folder, image   = job.KindFolder, job.KindImage
+		folder, image   = model.KindFolder, model.KindImage
 	)
-	root := func(handle string) job.Root {
-		return job.Root{Kind: folder, FileSystem: "ext4 1", Handle: handle, Entries: 5}
+	root := func(handle string) model.Root {
+		return model.Root{Kind: folder, FileSystem: "ext4 1", Handle: handle, Entries: 5}
 	}
-	kept := func(r job.Root, marked bool) map[string]job.Root {
+	kept := func(r model.Root, marked bool) map[string]model.Root {
 		r.Marked = marked
-		return map[string]job.Root{"data": r}
+		return map[string]model.Root{"data": r}
 	}
-	b5 := job.Content{Backup: "b5", Seq: 5, Tenant: "acme", Volumes: kept(root(here), true)}
+	b5 := model.Content{Backup: "b5", Seq: 5, Tenant: "acme", Volumes: kept(root(here), true)}
 	mark := func(backup string, seq uint64, handle string, edits ...func(*origin.Mark)) origin.Mark {
 		m := origin.Mark{Backup: backup, Seq: seq, Tenant: "acme", Instance: "phone-1", Volume: "data", Host: "h", At: origin.Place{FileSystem: "ext4 1", Root: handle}}
 		for _, edit := range edits {
@@ -30,14 +31,14 @@ func TestOriginOfAVolume(t *testing.T) {
 		}
 		return m
 	}
-	with := func(c job.Content, edit func(*job.Content)) job.Content { edit(&c); return c }
+	with := func(c model.Content, edit func(*model.Content)) model.Content { edit(&c); return c }
 	none := origin.Mark{}
 	for _, tt := range []struct {
 		name     string
 		presence job.Presence // "": content
-		at       job.Root     // zero: root(here)
+		at       model.Root   // zero: root(here)
 		mark     origin.Mark
-		known    job.Content
+		known    model.Content
 		tenant   string // "": acme
 		want     job.Origin
 		backup   string
@@ -54,21 +55,21 @@ func TestOriginOfAVolume(t *testing.T) {
 		},
 		{
 			name: "empty, another folder, where the backup had nothing", presence: job.VolumeEmpty, at: root(elsewhere), want: job.OriginNone,
-			known: with(b5, func(c *job.Content) {
-				c.Volumes = kept(job.Root{Kind: folder, FileSystem: "ext4 1", Handle: here}, true)
+			known: with(b5, func(c *model.Content) {
+				c.Volumes = kept(model.Root{Kind: folder, FileSystem: "ext4 1", Handle: here}, true)
 			}),
 		},
 		{name: "another folder without a mark", at: root(elsewhere), known: b5, want: job.OriginForeign, why: "filled anew"},
 		{
-			name: "another file system", at: job.Root{Kind: folder, FileSystem: "ext4 2", Handle: here}, mark: mark("b5", 5, here), known: b5,
+			name: "another file system", at: model.Root{Kind: folder, FileSystem: "ext4 2", Handle: here}, mark: mark("b5", 5, here), known: b5,
 			want: job.OriginForeign, why: "a copy",
 		},
 		{name: "a copy", at: root(elsewhere), mark: mark("b5", 5, here), known: b5, want: job.OriginForeign, why: "a copy"},
 		{name: "a copy, and the journal is lost", at: root(elsewhere), mark: mark("b5", 5, here), want: job.OriginForeign, why: "a copy"},
 		{name: "the mark is gone", known: b5, want: job.OriginForeign, why: "is gone"},
-		{name: "no mark could be kept", known: with(b5, func(c *job.Content) { c.Volumes = kept(root(here), false) }), want: job.OriginChanged, backup: "b5", why: "journal alone"},
+		{name: "no mark could be kept", known: with(b5, func(c *model.Content) { c.Volumes = kept(root(here), false) }), want: job.OriginChanged, backup: "b5", why: "journal alone"},
 		{
-			name: "the new mark could not be written", mark: mark("b4", 4, here), known: with(b5, func(c *job.Content) { c.Volumes = kept(root(here), false) }),
+			name: "the new mark could not be written", mark: mark("b4", 4, here), known: with(b5, func(c *model.Content) { c.Volumes = kept(root(here), false) }),
 			want: job.OriginChanged, backup: "b5",
 		},
 		{name: "an old disk came back", mark: mark("b4", 4, here), known: b5, want: job.OriginForeign, backup: "b4", why: "old disk"},
@@ -86,31 +87,31 @@ func TestOriginOfAVolume(t *testing.T) {
 		{name: "a copy with a mark of another tenant", at: root(elsewhere), mark: mark("b5", 5, here), tenant: "other", want: job.OriginTenant, why: "its mark"},
 		{
 			name: "the journal knows another tenant, and no mark can be kept", tenant: "other", want: job.OriginTenant, why: "the journal",
-			known: with(b5, func(c *job.Content) { c.Volumes = kept(root(here), false) }),
+			known: with(b5, func(c *model.Content) { c.Volumes = kept(root(here), false) }),
 		},
 		{name: "an operator took the mark of another tenant off", known: b5, tenant: "other", want: job.OriginUnknown},
 		{name: "another folder after another tenant", at: root(elsewhere), known: b5, tenant: "other", want: job.OriginUnknown},
 		{name: "empty, after another tenant", presence: job.VolumeEmpty, mark: mark("b5", 5, here), known: b5, tenant: "other", want: job.OriginForeign},
-		{name: "a file in the place of a folder", at: job.Root{Kind: image, FileSystem: "ext4 1", Handle: elsewhere, Size: 4}, known: b5, want: job.OriginForeign, why: "it was a folder"},
+		{name: "a file in the place of a folder", at: model.Root{Kind: image, FileSystem: "ext4 1", Handle: elsewhere, Size: 4}, known: b5, want: job.OriginForeign, why: "it was a folder"},
 		{
-			name: "an image of another size", at: job.Root{Kind: image, FileSystem: "ext4 1", Handle: here, Size: 8}, mark: mark("b5", 5, here),
-			known: with(b5, func(c *job.Content) {
-				c.Volumes = kept(job.Root{Kind: image, FileSystem: "ext4 1", Handle: here, Size: 4}, true)
+			name: "an image of another size", at: model.Root{Kind: image, FileSystem: "ext4 1", Handle: here, Size: 8}, mark: mark("b5", 5, here),
+			known: with(b5, func(c *model.Content) {
+				c.Volumes = kept(model.Root{Kind: image, FileSystem: "ext4 1", Handle: here, Size: 4}, true)
 			}),
 			want: job.OriginForeign, backup: "b5", why: "8 bytes, and had 4",
 		},
 		{
-			name: "a device that tells nothing of itself", at: job.Root{Kind: image, FileSystem: "block device"}, want: job.OriginChanged, backup: "b5",
-			known: with(b5, func(c *job.Content) { c.Volumes = kept(job.Root{Kind: image, FileSystem: "block device"}, false) }),
+			name: "a device that tells nothing of itself", at: model.Root{Kind: image, FileSystem: "block device"}, want: job.OriginChanged, backup: "b5",
+			known: with(b5, func(c *model.Content) { c.Volumes = kept(model.Root{Kind: image, FileSystem: "block device"}, false) }),
 		},
-		{name: "a volume that the backup did not have", known: with(b5, func(c *job.Content) { c.Volumes = nil }), want: job.OriginForeign, why: "no such volume"},
+		{name: "a volume that the backup did not have", known: with(b5, func(c *model.Content) { c.Volumes = nil }), want: job.OriginForeign, why: "no such volume"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := volumeSight{presence: tt.presence, root: tt.at, mark: tt.mark}
 			if s.presence == "" {
 				s.presence = job.VolumeContent
 			}
-			if s.root == (job.Root{}) {
+			if s.root == (model.Root{}) {
 				s.root = root(here)
 			}
 			if s.mark == none {
@@ -133,7 +134,7 @@ func TestOriginOfAVolume(t *testing.T) {
 
 // TestLikenedOrigin: each likeness is an origin, and content that is not the backup says why.
 func TestLikenedOrigin(t *testing.T) {
-	f := job.VolumeFacts{Volume: "data", Origin: job.OriginChanged, Backup: job.Content{Backup: "b5"}}
+	f := job.VolumeFacts{Volume: "data", Origin: job.OriginChanged, Backup: model.Content{Backup: "b5"}}
 	for want, c := range map[job.Origin][]known.Comparison{
 		job.OriginSame:    {{Looked: 4, Same: 4}},
 		job.OriginChanged: {{}, {Looked: 4, Same: 3, Changed: 1}, {Looked: 4, Same: 3, Gone: 1}, {Looked: 4, Same: 4, Folders: 1}, {Looked: 4, Same: 4, Partly: true}},

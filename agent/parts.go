@@ -14,6 +14,7 @@ import (
 
 	"holdfast/agent/config"
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 	"holdfast/agent/runtime"
 	"holdfast/internal/contain"
@@ -49,7 +50,7 @@ func newInstance(cfg *config.Instance, host string) (*instance, error) {
 
 // state tells how the instance is: the very instance that its unfinished job
 // holds, also under another name. Unknown when the runtime does not say.
-func (in *instance) state(ctx context.Context, active *job.Job) runtime.State {
+func (in *instance) state(ctx context.Context, active *model.Job) runtime.State {
 	ctx, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
 	of := in.runtime
@@ -66,14 +67,14 @@ func (in *instance) state(ctx context.Context, active *job.Job) runtime.State {
 func (a *Agent) jobInstance(id string) (job.Instance, error) {
 	in := a.instances[id]
 	if in == nil {
-		return job.Instance{}, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+		return job.Instance{}, fmt.Errorf("instance %q is not in the configuration: %w", id, model.ErrNotFound)
 	}
 	return a.partsOf(in), nil
 }
 
 func (a *Agent) partsOf(in *instance) job.Instance {
 	return job.Instance{
-		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Policy: job.Policy(in.cfg.Release), Mode: job.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
+		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Policy: model.Policy(in.cfg.Release), Mode: model.Mode(in.cfg.Hold), Holds: in.runtime.Holds(),
 		Runtime: a.runtimeOf(in.runtime), Snapshots: snapshots{a, in}, Keep: in.keep(),
 	}
 }
@@ -82,14 +83,14 @@ func (a *Agent) partsOf(in *instance) job.Instance {
 type driver struct{ runtime.Instance }
 
 // State gives the driver's word; the two packages use the same names.
-func (d driver) State(ctx context.Context) (job.Sight, error) {
+func (d driver) State(ctx context.Context) (model.Sight, error) {
 	s, err := d.Instance.State(ctx)
-	return job.Sight{State: job.RuntimeState(s.State), ID: s.ID, Run: s.Run, Work: s.Work, Proof: s.Proof, Passing: s.Passing, Killed: s.Killed}, err
+	return model.Sight{State: model.RuntimeState(s.State), ID: s.ID, Run: s.Run, Work: s.Work, Proof: s.Proof, Passing: s.Passing, Killed: s.Killed}, err
 }
 
 func (d driver) Of(id string) job.Runtime { return driver{d.Instance.Of(id)} }
 
-func (d driver) PowerDown(ctx context.Context, held *job.Sight) error {
+func (d driver) PowerDown(ctx context.Context, held *model.Sight) error {
 	var before *runtime.Sight
 	if held != nil {
 		before = &runtime.Sight{
@@ -153,10 +154,10 @@ func (s snapshots) request(jobID, volume string) (snapshot.Request, error) {
 }
 
 // Plan chooses the provider of each volume by its present storage.
-func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, error) {
-	planned := make([]job.Snapshot, 0, len(s.in.cfg.Volumes))
+func (s snapshots) Plan(ctx context.Context, jobID string) ([]model.Snapshot, error) {
+	planned := make([]model.Snapshot, 0, len(s.in.cfg.Volumes))
 	for _, v := range s.in.cfg.Volumes {
-		snap, err := act(ctx, &s.a.patience, v.Path, "planning the snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+		snap, err := act(ctx, &s.a.patience, v.Path, "planning the snapshot", planTime, engineTime, func(ctx context.Context) (model.Snapshot, error) {
 			return s.planOne(ctx, jobID, v)
 		})
 		if err != nil {
@@ -167,14 +168,14 @@ func (s snapshots) Plan(ctx context.Context, jobID string) ([]job.Snapshot, erro
 	return planned, nil
 }
 
-func (s snapshots) planOne(ctx context.Context, jobID string, v config.Volume) (job.Snapshot, error) {
+func (s snapshots) planOne(ctx context.Context, jobID string, v config.Volume) (model.Snapshot, error) {
 	r, err := s.request(jobID, v.Name)
 	if err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
 	provider, reason, err := snapshot.Detect(ctx, r, v.Snapshot)
 	if err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
 	if provider.InPlace() && v.Snapshot == config.SnapshotAuto {
 		s.a.log.Info("a volume is read in place, and its instance is held meanwhile", keyInstance, s.in.cfg.ID, keyJob, jobID, "volume", v.Name, keyReason, reason)
@@ -183,30 +184,30 @@ func (s snapshots) planOne(ctx context.Context, jobID string, v config.Volume) (
 }
 
 // plan names the snapshot that a provider will make.
-func (s snapshots) plan(ctx context.Context, provider snapshot.Provider, r snapshot.Request) (job.Snapshot, error) {
+func (s snapshots) plan(ctx context.Context, provider snapshot.Provider, r snapshot.Request) (model.Snapshot, error) {
 	ref, err := provider.Plan(ctx, r)
 	if err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
 	of, err := provider.Comparable(r.Volume)
 	if err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
 	kind, err := snapshot.KindOf(r.Volume)
 	if err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
-	return job.Snapshot{
-		Name: r.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Held: provider.Costs(kind).Hold, Comparable: of, Warm: provider.InPlace() && tree.TellsChanges(r.Volume) == nil,
+	return model.Snapshot{
+		Name: r.Name, Ref: model.Ref(ref), Live: !provider.InPlace(), Held: provider.Costs(kind).Hold, Comparable: of, Warm: provider.InPlace() && tree.TellsChanges(r.Volume) == nil,
 	}, nil
 }
 
 // PlanRestored plans for the volumes as they are at their stages.
 // The references name them as they will be.
-func (s snapshots) PlanRestored(ctx context.Context, jobID string, places []job.Place) (planned []job.Snapshot, err error) {
+func (s snapshots) PlanRestored(ctx context.Context, jobID string, places []model.Place) (planned []model.Snapshot, err error) {
 	var errs []error
 	for _, p := range places {
-		snap, err := act(ctx, &s.a.patience, p.Target, "planning the base snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+		snap, err := act(ctx, &s.a.patience, p.Target, "planning the base snapshot", planTime, engineTime, func(ctx context.Context) (model.Snapshot, error) {
 			return s.planRestored(ctx, jobID, p)
 		})
 		switch {
@@ -219,8 +220,8 @@ func (s snapshots) PlanRestored(ctx context.Context, jobID string, places []job.
 	return planned, errors.Join(errs...)
 }
 
-func (s snapshots) planRestored(ctx context.Context, jobID string, p job.Place) (job.Snapshot, error) {
-	none := job.Snapshot{}
+func (s snapshots) planRestored(ctx context.Context, jobID string, p model.Place) (model.Snapshot, error) {
+	none := model.Snapshot{}
 	v, err := s.volume(p.Volume)
 	if err != nil {
 		return none, err
@@ -244,12 +245,12 @@ func (s snapshots) planRestored(ctx context.Context, jobID string, p job.Place) 
 		return none, err
 	}
 	ref.Volume = v.Path
-	return job.Snapshot{Name: v.Name, Ref: job.Ref(ref), Live: !provider.InPlace(), Comparable: true, At: p.Stage}, nil
+	return model.Snapshot{Name: v.Name, Ref: model.Ref(ref), Live: !provider.InPlace(), Comparable: true, At: p.Stage}, nil
 }
 
 // Create gives a snapshot up that is not made in time. It is removed should it be made later.
-func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapshot) (job.Snapshot, error) {
-	return act(ctx, &s.a.patience, planned.Ref.Volume, "making the snapshot", snapshotTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+func (s snapshots) Create(ctx context.Context, jobID string, planned model.Snapshot) (model.Snapshot, error) {
+	return act(ctx, &s.a.patience, planned.Ref.Volume, "making the snapshot", snapshotTime, engineTime, func(ctx context.Context) (model.Snapshot, error) {
 		made, err := s.create(ctx, jobID, planned)
 		if err == nil && ctx.Err() != nil {
 			err = errors.Join(context.Cause(ctx), s.a.removeSnapshotNow(context.WithoutCancel(ctx), planned.Ref))
@@ -258,17 +259,17 @@ func (s snapshots) Create(ctx context.Context, jobID string, planned job.Snapsho
 	})
 }
 
-func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapshot) (job.Snapshot, error) {
+func (s snapshots) create(ctx context.Context, jobID string, planned model.Snapshot) (model.Snapshot, error) {
 	if err := s.a.standing.allowed(); err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
 	r, err := s.request(jobID, planned.Name)
 	if err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
 	provider, err := snapshot.ByName(planned.Ref.Provider)
 	if err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
 	volume := r.Volume
 	r.Volume = cmp.Or(planned.At, volume)
@@ -276,14 +277,14 @@ func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapsho
 	taken := time.Now()
 	made, err := provider.Create(ctx, r)
 	if err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
 	if err := s.flushed(jobID, planned.Name, made); err != nil {
-		return job.Snapshot{}, errors.Join(err, provider.Remove(context.WithoutCancel(ctx), made.Ref))
+		return model.Snapshot{}, errors.Join(err, provider.Remove(context.WithoutCancel(ctx), made.Ref))
 	}
 	made.Ref.Volume = volume
-	if job.Ref(made.Ref) != planned.Ref {
-		return job.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
+	if model.Ref(made.Ref) != planned.Ref {
+		return model.Snapshot{}, fmt.Errorf("snapshot %s was planned as %s", made.Ref.Path, planned.Ref.Path)
 	}
 	// Only snapshots that the engine reads can share blocks, and there are few places for them.
 	if made.Kind == snapshot.Image && !provider.InPlace() && planned.At == "" {
@@ -300,29 +301,29 @@ func (s snapshots) create(ctx context.Context, jobID string, planned job.Snapsho
 }
 
 // Instead takes the next provider where the configuration leaves the choice to the agent.
-func (s snapshots) Instead(ctx context.Context, jobID string, failed job.Snapshot, why error) (planned job.Snapshot, means string, ok bool) {
+func (s snapshots) Instead(ctx context.Context, jobID string, failed model.Snapshot, why error) (planned model.Snapshot, means string, ok bool) {
 	v, err := s.volume(failed.Name)
 	if err != nil || v.Snapshot != config.SnapshotAuto || errors.Is(why, errUnflushed) || failed.At != "" {
 		return planned, "", false
 	}
-	planned, err = act(ctx, &s.a.patience, v.Path, "planning another snapshot", planTime, engineTime, func(ctx context.Context) (job.Snapshot, error) {
+	planned, err = act(ctx, &s.a.patience, v.Path, "planning another snapshot", planTime, engineTime, func(ctx context.Context) (model.Snapshot, error) {
 		r, err := s.request(jobID, v.Name)
 		if err != nil {
-			return job.Snapshot{}, err
+			return model.Snapshot{}, err
 		}
 		provider, _, err := snapshot.Next(ctx, r, failed.Ref.Provider)
 		if err != nil {
-			return job.Snapshot{}, err
+			return model.Snapshot{}, err
 		}
 		kind, err := snapshot.KindOf(v.Path)
 		if err != nil {
-			return job.Snapshot{}, err
+			return model.Snapshot{}, err
 		}
 		means = fmt.Sprintf("%s takes its place, and the instance is held %s", provider.Name(), provider.Costs(kind).Hold)
 		return s.plan(ctx, provider, r)
 	})
 	if err != nil {
-		return job.Snapshot{}, "", false
+		return model.Snapshot{}, "", false
 	}
 	return planned, means, true
 }
@@ -349,7 +350,7 @@ func (s snapshots) flushed(jobID, volume string, made *snapshot.Snapshot) error 
 	return fmt.Errorf("%w: %w (accept_unflushed: true of the volume lets the job go on)", errUnflushed, lacks)
 }
 
-func (s snapshots) Stands(ctx context.Context, snap job.Snapshot) (bool, error) {
+func (s snapshots) Stands(ctx context.Context, snap model.Snapshot) (bool, error) {
 	provider, err := snapshot.ByName(snap.Ref.Provider)
 	if err != nil {
 		return false, err
@@ -359,13 +360,13 @@ func (s snapshots) Stands(ctx context.Context, snap job.Snapshot) (bool, error) 
 	})
 }
 
-func (s snapshots) Remove(ctx context.Context, ref job.Ref) error {
+func (s snapshots) Remove(ctx context.Context, ref model.Ref) error {
 	return s.a.removeSnapshot(ctx, ref)
 }
 
 // removeSnapshot waits for the removal for as long as removeTime,
 // and not beyond the end of ctx; it goes on after that.
-func (a *Agent) removeSnapshot(ctx context.Context, ref job.Ref) error {
+func (a *Agent) removeSnapshot(ctx context.Context, ref model.Ref) error {
 	// Under a name of its own: what hangs on the volume may hang
 	// since this view freezes its file system.
 	_, err := ask(ctx, &a.patience, ref.Provider+" "+cmp.Or(ref.Path, ref.Volume), "removing the snapshot", removeTime, func(ctx context.Context) (struct{}, error) {
@@ -374,7 +375,7 @@ func (a *Agent) removeSnapshot(ctx context.Context, ref job.Ref) error {
 	return err
 }
 
-func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
+func (a *Agent) removeSnapshotNow(ctx context.Context, ref model.Ref) error {
 	if err := a.standing.allowed(); err != nil {
 		return err
 	}
@@ -391,12 +392,12 @@ func (a *Agent) removeSnapshotNow(ctx context.Context, ref job.Ref) error {
 // leftovers lists the snapshots of this host beside all configured volumes. Where a
 // volume can't be looked at, the others are listed all the same. All volumes are looked
 // at together: volumes that do not answer keep nobody waiting for longer than one.
-func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
+func (a *Agent) leftovers(ctx context.Context) ([]model.Ref, error) {
 	if a.shared {
 		return nil, nil // a snapshot with this host's name may be the view that the other folder's agent reads
 	}
 	var mu sync.Mutex
-	var refs []job.Ref
+	var refs []model.Ref
 	var errs []error
 	seen := map[string]bool{}
 	group, ctx := contain.WithContext(ctx)
@@ -412,7 +413,7 @@ func (a *Agent) leftovers(ctx context.Context) ([]job.Ref, error) {
 				for _, ref := range found {
 					if !seen[ref.Path] {
 						seen[ref.Path] = true
-						refs = append(refs, job.Ref(ref))
+						refs = append(refs, model.Ref(ref))
 					}
 				}
 				return nil
@@ -438,7 +439,7 @@ func (a *Agent) leftoversOf(ctx context.Context, r snapshot.Request) ([]snapshot
 type receipts struct{ a *Agent }
 
 // Receipt is called while the instance is still held, so its freeze counts up to now.
-func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, error) {
+func (r receipts) Receipt(ctx context.Context, j *model.Job) (json.RawMessage, error) {
 	res := j.Result
 	if r.a.signing == nil {
 		return nil, errors.New("the signing key could not be opened at the start; put signing_key_file right and restart the agent")
@@ -448,14 +449,14 @@ func (r receipts) Receipt(ctx context.Context, j *job.Job) (json.RawMessage, err
 		Vault: res.VaultID, Backup: res.BackupID, Sequence: res.Seq, Parent: res.Parent, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Store: r.a.store.String(), Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesSent: res.BytesSent,
 		Compressed: res.Compressed, CompressedWhy: res.CompressedWhy,
-		Frozen: j.HeldSince, Hold: string(j.Mode), FreezeSeconds: j.FreezeSeconds(r.a.journal.Up()), Stored: j.Entered[job.Stored], Verified: res.Verified,
+		Frozen: j.HeldSince, Hold: string(j.Mode), FreezeSeconds: j.FreezeSeconds(r.a.journal.Up()), Stored: j.Entered[model.Stored], Verified: res.Verified,
 		ChunksReadBack: res.Sampled, ChunksReadBackReused: res.SampledReused, Verification: res.Depth, Warnings: res.Warnings,
 		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Identity: r.a.identity.ID, Agent: r.a.version, Fork: forkStatement(res.Fork),
 	})
 }
 
 // forkStatement states the other newest backups of an instance.
-func forkStatement(forks []job.Fork) (stated []report.Fork) {
+func forkStatement(forks []model.Fork) (stated []report.Fork) {
 	for _, f := range forks {
 		stated = append(stated, report.Fork(f))
 	}

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"holdfast/agent/config"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/evidence"
 	"holdfast/internal/location"
 	"holdfast/internal/restore"
@@ -69,7 +69,7 @@ func holderOf(path string) (string, error) {
 
 // fits fails where the folder that holds a place is not the one
 // that it was when the restore was planned, or can be made another.
-func fits(p job.Place) error {
+func fits(p model.Place) error {
 	for _, path := range []string{p.Target, p.Stage} {
 		if err := steady(path); err != nil {
 			return fmt.Errorf("volume %q: %w", p.Volume, err)

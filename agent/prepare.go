@@ -6,12 +6,13 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
 // Prepare checks as Backup does, except for the storage, which it brings.
 func (s *service) Prepare(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
-	return s.prepare(ctx, c, job.Request{Kind: job.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids})
+	return s.prepare(ctx, c, job.Request{Kind: model.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids})
 }
 
 func (s *service) prepare(ctx context.Context, c api.Caller, r job.Request) (api.PrepareAnswer, error) {
@@ -36,9 +37,9 @@ func (s *service) prepare(ctx context.Context, c api.Caller, r job.Request) (api
 		}
 		one := api.InstanceStatus{InstanceID: ref.InstanceID, Status: api.PrepareRestore}
 		switch j.State {
-		case job.Done:
+		case model.Done:
 			one.Status = api.PrepareReady
-		case job.Failed:
+		case model.Failed:
 			one.Status = api.PrepareAbnormal
 		}
 		answer.StatusList = append(answer.StatusList, one)
@@ -60,13 +61,13 @@ func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) 
 	case j == nil:
 	case !j.IsRestore() && !j.State.Final():
 		return api.PrepareProgress{Status: api.ProgressBackup}, nil
-	case j.State == job.Accepted:
+	case j.State == model.Accepted:
 		return api.PrepareProgress{Status: api.ProgressQueued, WaitingCount: s.a.manager.Ahead(j.ID)}, nil
-	case j.State == job.Unknown: // nothing goes on until an operator acts
+	case j.State == model.Unknown: // nothing goes on until an operator acts
 		return api.PrepareProgress{Status: api.ProgressFailed}, nil
 	case !j.State.Final():
 		return api.PrepareProgress{Status: api.ProgressRestoring}, nil
-	case j.IsRestore() && j.State == job.Failed:
+	case j.IsRestore() && j.State == model.Failed:
 		return api.PrepareProgress{Status: api.ProgressFailed}, nil
 	}
 	here, err := s.a.loaded(ctx, in, j)
@@ -107,11 +108,11 @@ func (s *service) instanceStatus(ctx context.Context, in *instance) (int, error)
 	}
 	switch {
 	case j == nil:
-	case j.IsRestore() && j.State == job.Failed:
+	case j.IsRestore() && j.State == model.Failed:
 		return api.InstanceRestoreAbnormal, nil
-	case j.IsRestore() && j.State == job.Unknown:
+	case j.IsRestore() && j.State == model.Unknown:
 		return api.InstanceRestoreAbnormal, nil
-	case j.State == job.Failed, j.State == job.Held, j.State == job.Unknown:
+	case j.State == model.Failed, j.State == model.Held, j.State == model.Unknown:
 		return api.InstanceBackupAbnormal, nil
 	case j.State.Final():
 	case j.IsRestore():
@@ -132,7 +133,7 @@ func (s *service) instanceStatus(ctx context.Context, in *instance) (int, error)
 
 // lastJob gives the unfinished job of an instance, or else the last
 // that ended; nil when none is known.
-func (s *service) lastJob(id string) (*job.Job, error) {
+func (s *service) lastJob(id string) (*model.Job, error) {
 	active, _, err := s.a.journal.ByInstance(id)
 	if active != nil || err != nil {
 		return active, err
@@ -142,8 +143,8 @@ func (s *service) lastJob(id string) (*job.Job, error) {
 
 // loaded tells whether the data of an instance whose last job is
 // over belongs to this host now: it is here, and was not released.
-func (a *Agent) loaded(ctx context.Context, in *instance, last *job.Job) (bool, error) {
-	if last != nil && last.State == job.Done {
+func (a *Agent) loaded(ctx context.Context, in *instance, last *model.Job) (bool, error) {
+	if last != nil && last.State == model.Done {
 		if last.IsRestore() {
 			err := a.restored(ctx, in)
 			if noAnswer(err) {
@@ -151,7 +152,7 @@ func (a *Agent) loaded(ctx context.Context, in *instance, last *job.Job) (bool, 
 			}
 			return err == nil, nil // also where the backup had empty volumes
 		}
-		if !last.Entered[job.Released].IsZero() {
+		if !last.Entered[model.Released].IsZero() {
 			return false, nil
 		}
 	}

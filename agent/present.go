@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/vault"
 )
 
 // Present implements job.Backuper. The vault stays open between
 // jobs, so it looks at the store and not at its own memory.
-func (v *vaults) Present(ctx context.Context, j *job.Job) error {
+func (v *vaults) Present(ctx context.Context, j *model.Job) error {
 	_, err := act(ctx, &v.a.patience, v.asked(j.Tenant), "looking for the backup", presentTime, 0, func(ctx context.Context) (none struct{}, err error) {
 		opened, err := v.existing(ctx, j.Tenant)
 		if err == nil { // a copy of this host must neither report on the host's held instances nor power them down
@@ -47,7 +48,7 @@ const aloneTime = 5 * time.Second
 
 // Alone implements job.Loner. A store may be a folder on a file system
 // that hangs, so the look is left behind when its time is over.
-func (v *vaults) Alone(ctx context.Context, j *job.Job) error {
+func (v *vaults) Alone(ctx context.Context, j *model.Job) error {
 	if v.a.looks.before.silent(j.Tenant) {
 		return v.a.standing.allowed()
 	}

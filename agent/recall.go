@@ -9,6 +9,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/config"
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // recalled are the instances of unfinished jobs that the configuration
@@ -76,7 +77,7 @@ func (a *Agent) recall(id string, kept json.RawMessage) (job.Instance, error) {
 func (a *Agent) recallInstance(id string, kept json.RawMessage) (*instance, error) {
 	in := a.instances[id]
 	if in == nil && len(kept) == 0 {
-		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, model.ErrNotFound)
 	}
 	if len(kept) == 0 {
 		return in, nil
@@ -116,7 +117,7 @@ func (a *Agent) found(id string) (in *instance, tenant string, err error) {
 		return in, tenant, nil
 	}
 	in, err = a.recallInstance(id, active.Kept)
-	if errors.Is(err, job.ErrNotFound) {
+	if errors.Is(err, model.ErrNotFound) {
 		return nil, "", nil
 	}
 	return in, active.Tenant, err
@@ -153,7 +154,7 @@ func (a *Agent) strays(c api.Caller) (list []*instance, err error) {
 
 // warnOfStrays says at the start which unfinished jobs have instances that the configuration does
 // not have any more.
-func (a *Agent) warnOfStrays(active []*job.Job) {
+func (a *Agent) warnOfStrays(active []*model.Job) {
 	for _, j := range active {
 		if a.instances[j.Instance] == nil {
 			a.log.Warn("the instance of an unfinished job is not in the configuration any more; its job goes on by what the journal keeps of it: "+

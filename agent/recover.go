@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/obs"
 )
 
@@ -44,7 +45,7 @@ func Unfinished(stateDir string) ([]string, error) {
 		return nil, nil
 	}
 	for _, j := range jobs {
-		if j.State != job.Accepted {
+		if j.State != model.Accepted {
 			instances = append(instances, j.Instance)
 		}
 	}

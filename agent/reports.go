@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 const (
@@ -95,7 +95,7 @@ func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedRepo
 		return nil, err
 	}
 	list := make([]api.RefusedReport, 0, len(refused)+len(waiting))
-	add := func(e job.Event, at time.Time, why string) {
+	add := func(e model.Event, at time.Time, why string) {
 		list = append(list, api.RefusedReport{
 			Number: e.Seq, ID: e.ID, Type: e.Type, Time: e.Time, InstanceID: e.Instance, TaskID: e.Task, JobID: e.Job, Refused: at, Reason: why,
 		})
@@ -127,9 +127,9 @@ func (s *service) DropReport(_ context.Context, _ api.Caller, number uint64) err
 func onRefused(number uint64, do func(uint64) error) error {
 	err := do(number)
 	switch {
-	case errors.Is(err, job.ErrNotFound):
+	case errors.Is(err, model.ErrNotFound):
 		return api.UnknownReport(strconv.FormatUint(number, 10))
-	case errors.Is(err, job.ErrState):
+	case errors.Is(err, model.ErrState):
 		return api.Refuse(api.CodeParameter, "number: an instance is held for report %d; resume the instance, release it, or send the report again", number)
 	}
 	return err

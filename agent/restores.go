@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/restore"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
@@ -21,10 +22,10 @@ const maxShownWarnings = 10
 type restores struct{ a *Agent }
 
 // Newest implements job.Restorer. It is a look of its own at the vault.
-func (r restores) Newest(ctx context.Context, id, tenant string) (job.Content, error) {
+func (r restores) Newest(ctx context.Context, id, tenant string) (model.Content, error) {
 	c, err := r.Chain(ctx, id, tenant)
 	if err != nil {
-		return job.Content{}, err
+		return model.Content{}, err
 	}
 	return c.Newest(ctx)
 }
@@ -39,15 +40,15 @@ func (a *Agent) restored(ctx context.Context, in *instance) error {
 	return nil
 }
 
-func (r restores) Plan(ctx context.Context, id, jobID string) ([]job.Place, error) {
+func (r restores) Plan(ctx context.Context, id, jobID string) ([]model.Place, error) {
 	in := r.a.instances[id]
 	if in == nil {
-		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, job.ErrNotFound)
+		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, model.ErrNotFound)
 	}
 	if err := r.a.volumesFit(ctx, in); err != nil {
 		return nil, err
 	}
-	var places []job.Place
+	var places []model.Place
 	for _, v := range in.cfg.Volumes {
 		p, err := act(ctx, &r.a.patience, v.Path, "looking at the place", lookTime, engineTime, func(context.Context) (restore.Place, error) {
 			return restore.PlaceOf(v.Path, jobID, v.Name)
@@ -59,19 +60,19 @@ func (r restores) Plan(ctx context.Context, id, jobID string) ([]job.Place, erro
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		places = append(places, job.Place{Volume: v.Name, Target: p.Target, Stage: p.Stage, Holder: holder})
+		places = append(places, model.Place{Volume: v.Name, Target: p.Target, Stage: p.Stage, Holder: holder})
 	}
 	return places, nil
 }
 
 // Restore brings back one volume after the other: each keeps the network busy by itself.
-func (r restores) Restore(ctx context.Context, q job.RestoreRequest) (*job.RestoreResult, []job.Place, error) {
+func (r restores) Restore(ctx context.Context, q job.RestoreRequest) (*model.RestoreResult, []model.Place, error) {
 	type result struct {
-		sum    *job.RestoreResult
-		places []job.Place
+		sum    *model.RestoreResult
+		places []model.Place
 	}
 	progress := q.Progress
-	q.Progress = func(p job.Progress) {
+	q.Progress = func(p model.Progress) {
 		if ctx.Err() == nil { // a restore that was given up tells nothing
 			progress(p)
 		}
@@ -84,7 +85,7 @@ func (r restores) Restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 }
 
 // volumesOf names the volumes of a restore together.
-func volumesOf(places []job.Place) string {
+func volumesOf(places []model.Place) string {
 	var targets []string
 	for _, p := range places {
 		targets = append(targets, p.Target)
@@ -92,7 +93,7 @@ func volumesOf(places []job.Place) string {
 	return strings.Join(targets, ", ")
 }
 
-func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.RestoreResult, []job.Place, error) {
+func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*model.RestoreResult, []model.Place, error) {
 	ctx, end := r.a.standing.within(ctx)
 	defer end()
 	opened, err := r.a.vaults.existing(ctx, q.Tenant)
@@ -108,7 +109,7 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 	if err != nil {
 		return nil, nil, err
 	}
-	places, sum := slices.Clone(q.Places), &job.RestoreResult{Catalogues: map[string]string{}, Roots: map[string]job.Root{}, Parent: m.Parent}
+	places, sum := slices.Clone(q.Places), &model.RestoreResult{Catalogues: map[string]string{}, Roots: map[string]model.Root{}, Parent: m.Parent}
 	for i := range places {
 		p := &places[i]
 		if err := fits(*p); err != nil {
@@ -120,7 +121,7 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 			Vault: opened, Ref: ref, Volume: p.Volume, Dest: p.Stage, Subvolume: true, Reserve: r.a.reserve(), CatalogueDir: r.a.catalogues(),
 			Reader: vault.SessionOptions{Host: r.a.cfg.HostID, Identity: r.a.identity},
 			Progress: func(now restore.Progress) {
-				q.Progress(job.Progress{Files: files + now.Entries, BytesRestored: done + now.Bytes, BytesTotal: total})
+				q.Progress(model.Progress{Files: files + now.Entries, BytesRestored: done + now.Bytes, BytesTotal: total})
 			},
 			Warn: func(w tree.Warning) {
 				if shown++; shown <= maxShownWarnings {
@@ -151,14 +152,14 @@ func (r restores) restore(ctx context.Context, q job.RestoreRequest) (*job.Resto
 
 // matchVolumes gives the bytes of all volumes, or why the backup does not have the same volumes as
 // the configuration: with one too few the instance would lack data, and one too many has no place.
-func matchVolumes(m *vault.Manifest, places []job.Place) (total uint64, err error) {
+func matchVolumes(m *vault.Manifest, places []model.Place) (total uint64, err error) {
 	for _, p := range places {
 		if _, err := m.Volume(p.Volume); err != nil {
 			return 0, fmt.Errorf("the configuration has the volume %q: %w", p.Volume, err)
 		}
 	}
 	for _, v := range m.Volumes {
-		if !slices.ContainsFunc(places, func(p job.Place) bool { return p.Volume == v.Name }) {
+		if !slices.ContainsFunc(places, func(p model.Place) bool { return p.Volume == v.Name }) {
 			return 0, fmt.Errorf("backup %s has the volume %q, for which the configuration has no place", m.ID, v.Name)
 		}
 		total += v.Bytes
@@ -166,25 +167,25 @@ func matchVolumes(m *vault.Manifest, places []job.Place) (total uint64, err erro
 	return total, nil
 }
 
-func placeOf(p job.Place) restore.Place {
+func placeOf(p model.Place) restore.Place {
 	return restore.Place{Target: p.Target, Stage: p.Stage, Tree: p.Tree, Old: p.Old, Aside: p.Aside, Empty: p.Empty}
 }
 
-func (r restores) Placed(p job.Place) (bool, error) {
+func (r restores) Placed(p model.Place) (bool, error) {
 	return ask(context.Background(), &r.a.patience, p.Target, "looking which tree is in place", lookTime, func(context.Context) (bool, error) { return placeOf(p).Placed() })
 }
 
-func (r restores) Put(p job.Place) error {
+func (r restores) Put(p model.Place) error {
 	return r.move(p, "putting the restored tree into place", restore.Place.Put)
 }
 
-func (r restores) Back(p job.Place) error {
+func (r restores) Back(p model.Place) error {
 	return r.move(p, "bringing the tree back that was in place", restore.Place.Back)
 }
 
 // move makes a move that can be done twice. While a move hangs, no
 // other move is made on the volume, so that a late move can't undo it.
-func (r restores) move(p job.Place, what string, do func(restore.Place) error) error {
+func (r restores) move(p model.Place, what string, do func(restore.Place) error) error {
 	_, err := act(context.Background(), &r.a.patience, p.Target, what, lookTime, 0, func(context.Context) (struct{}, error) {
 		return struct{}{}, r.steadily(p, do)
 	})
@@ -193,7 +194,7 @@ func (r restores) move(p job.Place, what string, do func(restore.Place) error) e
 
 // Discard waits for the removal for as long as removeTime; it goes
 // on after that, and who asks again waits for it.
-func (r restores) Discard(p job.Place) error {
+func (r restores) Discard(p model.Place) error {
 	_, err := ask(context.Background(), &r.a.patience, p.Stage, "removing the tree", removeTime, func(context.Context) (struct{}, error) {
 		return struct{}{}, r.steadily(p, restore.Place.Discard)
 	})
@@ -201,7 +202,7 @@ func (r restores) Discard(p job.Place) error {
 }
 
 // steadily moves or removes the tree at a place, unless its path leads elsewhere by now.
-func (r restores) steadily(p job.Place, do func(restore.Place) error) error {
+func (r restores) steadily(p model.Place, do func(restore.Place) error) error {
 	if err := r.a.standing.allowed(); err != nil {
 		return err
 	}

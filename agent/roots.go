@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/backup"
 	"holdfast/internal/origin"
 	"holdfast/internal/vault"
@@ -13,17 +14,17 @@ import (
 
 // volumesIn describes each volume of a backup. A manifest that
 // can't be read tells nothing: a restore reports its fault.
-func volumesIn(ctx context.Context, v *vault.Vault, ref vault.BackupRef) map[string]job.Root {
+func volumesIn(ctx context.Context, v *vault.Vault, ref vault.BackupRef) map[string]model.Root {
 	m, err := v.Manifest(ctx, ref)
 	if err != nil {
 		return nil
 	}
-	roots := map[string]job.Root{}
+	roots := map[string]model.Root{}
 	for i := range m.Volumes {
 		vol := &m.Volumes[i]
-		root := job.Root{Kind: job.KindFolder, Entries: vol.Content()}
+		root := model.Root{Kind: model.KindFolder, Entries: vol.Content()}
 		if vol.Kind == vault.KindImage {
-			root.Kind = job.KindImage
+			root.Kind = model.KindImage
 		}
 		roots[vol.Name] = root
 	}
@@ -32,8 +33,8 @@ func volumesIn(ctx context.Context, v *vault.Vault, ref vault.BackupRef) map[str
 
 // rootsOf identifies the content of all backed-up volumes. A fact that can't
 // be found out is left out, and the volume then counts as another one.
-func (a *Agent) rootsOf(ctx context.Context, in *instance, r job.BackupRequest, res *backup.Result) map[string]job.Root {
-	roots := map[string]job.Root{}
+func (a *Agent) rootsOf(ctx context.Context, in *instance, r job.BackupRequest, res *backup.Result) map[string]model.Root {
+	roots := map[string]model.Root{}
 	for _, v := range in.cfg.Volumes {
 		s, err := ask(ctx, &a.patience, v.Path, "looking at the content", lookTime, func(ctx context.Context) (volumeSight, error) { return see(ctx, v.Path) })
 		if err != nil || s.presence == job.VolumeMissing {
@@ -42,7 +43,7 @@ func (a *Agent) rootsOf(ctx context.Context, in *instance, r job.BackupRequest, 
 		}
 		root := s.root
 		root.Entries, root.Catalogue = res.Contents[v.Name], res.Catalogues[v.Name]
-		if !in.runtime.Holds() || job.Mode(in.cfg.Hold) == job.ModeLive {
+		if !in.runtime.Holds() || model.Mode(in.cfg.Hold) == model.ModeLive {
 			root.Modified = 0 // it may have been written to since the snapshot
 		}
 		roots[v.Name] = root
@@ -52,14 +53,14 @@ func (a *Agent) rootsOf(ctx context.Context, in *instance, r job.BackupRequest, 
 
 // rootOf marks a restored tree that is beside its place, and identifies it. It has the mark before
 // anybody sees it in its place.
-func (r restores) rootOf(ctx context.Context, q job.RestoreRequest, m *vault.Manifest, p job.Place, catalogue string) job.Root {
+func (r restores) rootOf(ctx context.Context, q job.RestoreRequest, m *vault.Manifest, p model.Place, catalogue string) model.Root {
 	lacks := func(err error) {
 		r.a.log.Warn("a restored volume gets no mark, so the journal alone tells from which backup it came", keyInstance, q.Instance, "volume", p.Volume, keyReason, err.Error())
 	}
 	s, err := see(ctx, p.Stage)
 	if err != nil {
 		lacks(err)
-		return job.Root{}
+		return model.Root{}
 	}
 	root := s.root
 	root.Catalogue = catalogue
@@ -76,7 +77,7 @@ func (r restores) rootOf(ctx context.Context, q job.RestoreRequest, m *vault.Man
 }
 
 // Mark implements job.Restorer.
-func (r restores) Mark(ctx context.Context, j *job.Job, c job.Content) (map[string]bool, error) {
+func (r restores) Mark(ctx context.Context, j *model.Job, c model.Content) (map[string]bool, error) {
 	in, err := r.a.recallInstance(j.Instance, j.Kept)
 	if err != nil {
 		return nil, err
@@ -108,7 +109,7 @@ func (r restores) Mark(ctx context.Context, j *job.Job, c job.Content) (map[stri
 var errOtherFolder = errors.New("another folder or file lies there than the one that was backed up")
 
 // markAt marks the folder or file at a path, if it is the one that was backed up.
-func (r restores) markAt(ctx context.Context, path string, root job.Root, mark origin.Mark) error {
+func (r restores) markAt(ctx context.Context, path string, root model.Root, mark origin.Mark) error {
 	if err := errors.Join(r.a.standing.allowed(), steady(path)); err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"holdfast/agent/config"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/hostid"
 	"holdfast/internal/origin"
 	"holdfast/internal/testbed"
@@ -43,8 +43,8 @@ func TestMarkGoesToTheBackedUpFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j := &job.Job{Instance: "phone-1", Kept: before.keep(), Result: &job.Result{BackupID: "b1", Roots: map[string]job.Root{"data": seen.root}}}
-	content := job.Content{Backup: "b1", Seq: 1, Tenant: "acme", Vault: "v"}
+	j := &model.Job{Instance: "phone-1", Kept: before.keep(), Result: &model.Result{BackupID: "b1", Roots: map[string]model.Root{"data": seen.root}}}
+	content := model.Content{Backup: "b1", Seq: 1, Tenant: "acme", Vault: "v"}
 	marked, err := restores{a}.Mark(t.Context(), j, content)
 	if err != nil || !marked["data"] {
 		t.Errorf("marked %v, %v", marked, err)

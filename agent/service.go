@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -46,7 +47,7 @@ var _ api.Service = (*service)(nil)
 // is the command known, do the instances exist, may the caller act on
 // them, are they of one tenant, are they busy, is their storage here.
 func (s *service) Backup(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
-	r := job.Request{Kind: job.KindBackup, Deadline: deadline, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
+	r := job.Request{Kind: model.KindBackup, Deadline: deadline, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
 	return s.accept(r, func() error { return s.check(ctx, c, ids, true) })
 }
 
@@ -60,13 +61,13 @@ func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, err
 		}
 		task, err = m.Accept(r)
 	}
-	var busy *job.BusyError
+	var busy *model.BusyError
 	switch {
 	case errors.As(err, &busy):
 		return api.TaskAnswer{}, refuseBusy(busy)
-	case errors.Is(err, job.ErrRequestReused):
+	case errors.Is(err, model.ErrRequestReused):
 		return api.TaskAnswer{}, api.Refuse(api.CodeParameter, "x-request-id: %s was used before with another body", api.Quote(r.ID))
-	case errors.Is(err, job.ErrQueueFull):
+	case errors.Is(err, model.ErrQueueFull):
 		return api.TaskAnswer{}, api.Busy(retryFull, "the queue of this host is full")
 	case errors.Is(err, job.ErrDraining):
 		return api.TaskAnswer{}, api.Busy(retryDraining, "this host is shutting down")
@@ -88,7 +89,7 @@ func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bo
 		return err
 	}
 	err = s.a.journal.Busy(ids...)
-	var busy *job.BusyError
+	var busy *model.BusyError
 	switch {
 	case errors.As(err, &busy):
 		return refuseBusy(busy)
@@ -106,9 +107,9 @@ func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bo
 }
 
 // taskJobs finds the jobs of a task that the caller may see.
-func (s *service) taskJobs(c api.Caller, id string) ([]*job.Job, error) {
+func (s *service) taskJobs(c api.Caller, id string) ([]*model.Job, error) {
 	_, jobs, err := s.a.journal.Task(id)
-	if errors.Is(err, job.ErrNotFound) {
+	if errors.Is(err, model.ErrNotFound) {
 		return nil, api.UnknownTask(id)
 	}
 	if err != nil {
@@ -133,7 +134,7 @@ func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStat
 		one := api.JobStatus{JobID: j.ID, ErrorCode: api.CodeOK, ErrorMsg: "OK"}
 		one.Status, _ = status(j)
 		one.ExecuteMsg = s.message(c, j)
-		if j.State == job.Failed {
+		if j.State == model.Failed {
 			one.ErrorCode, one.ErrorMsg = api.CodeInternal, "the backup failed, the instance was left as it was"
 			if j.IsRestore() {
 				one.ErrorMsg = "the restore failed"
@@ -149,10 +150,10 @@ func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStat
 func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(api.Event) error) error {
 	updates, stop := s.a.manager.Watch(id)
 	defer stop()
-	seen := map[string]job.State{}
+	seen := map[string]model.State{}
 	ended := map[string]bool{}
 	warned := map[string]string{}
-	show := func(j *job.Job) error {
+	show := func(j *model.Job) error {
 		if seen[j.ID] == j.State || ended[j.ID] {
 			return nil
 		}
@@ -225,7 +226,7 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 		for _, j := range active {
 			switch {
 			case !c.Sees(j.Tenant):
-			case j.State == job.Accepted:
+			case j.State == model.Accepted:
 				info.JobsQueued++
 			default:
 				info.JobsActive++
@@ -299,7 +300,7 @@ func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *instance) 
 		info.JobID, info.Stage = active.ID, string(active.State)
 	}
 	if latest != nil && latest.Result != nil {
-		info.LastBackup, info.LastSuccess = latest.Result.BackupID, latest.Entered[job.Stored]
+		info.LastBackup, info.LastSuccess = latest.Result.BackupID, latest.Entered[model.Stored]
 	}
 	return info, nil
 }
@@ -319,7 +320,7 @@ func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.
 	return list, next, nil
 }
 
-func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
+func (s *service) jobInfo(c api.Caller, j *model.Job) api.JobInfo {
 	info := api.JobInfo{
 		JobID: j.ID, TaskID: j.Task, InstanceID: j.Instance, Tenant: j.Tenant, Kind: kind(j), Stage: string(j.State),
 		Message: s.message(c, j), Created: j.AcceptedAt, Updated: j.Entered[j.State], Acknowledged: !j.AcknowledgedAt.IsZero(),
@@ -328,7 +329,7 @@ func (s *service) jobInfo(c api.Caller, j *job.Job) api.JobInfo {
 	if j.State.Final() {
 		info.Ended = j.Entered[j.State]
 	}
-	if j.State == job.Failed {
+	if j.State == model.Failed {
 		info.ErrorMsg = s.a.cause(c, j)
 	} else {
 		info.Trouble = s.jobTrouble(c, j)
@@ -367,7 +368,7 @@ func (s *service) let(c api.Caller, id string, do func(string) error, resume boo
 		return err
 	}
 	err := do(id)
-	if !errors.Is(err, job.ErrState) {
+	if !errors.Is(err, model.ErrState) {
 		return err
 	}
 	active, _, lookErr := s.a.journal.ByInstance(id)
@@ -377,7 +378,7 @@ func (s *service) let(c api.Caller, id string, do func(string) error, resume boo
 		return errors.Join(lookErr, endErr)
 	case active == nil && doneAlready(last, resume):
 		return nil
-	case active != nil && active.State == job.Unknown:
+	case active != nil && active.State == model.Unknown:
 		return api.RefuseInstances(api.CodeParameter, []string{id}, notUnderstood)
 	case active != nil && active.IsRestore():
 		return api.RefuseInstances(api.CodeInRecovery, []string{id}, "is being restored")

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"holdfast/agent/api"
-	"holdfast/agent/job"
 	"holdfast/agent/metrics"
+	"holdfast/agent/model"
 	"holdfast/internal/evidence"
 )
 
@@ -85,7 +85,7 @@ func (a *Agent) sighted() ([]sighting, metrics.Sight, error) {
 }
 
 // sightOfJob finds the troubles of a job, and counts it.
-func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
+func (a *Agent) sightOfJob(j *model.Job, now *metrics.Sight) (all []sighting) {
 	add := func(name string, age time.Duration, err error) {
 		all = append(all, sighting{name: name, instance: j.Instance, job: j.ID, age: age, dated: true, err: err})
 	}
@@ -112,9 +112,9 @@ func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 		add(troubleChanged, entered, err)
 	}
 	switch {
-	case j.State == job.Held && j.Gone != "":
+	case j.State == model.Held && j.Gone != "":
 		add(troubleGone, entered, errors.New(j.Gone))
-	case j.State == job.Held:
+	case j.State == model.Held:
 		add(troubleHeld, entered, errors.New(j.Cause))
 	}
 	if err := forkTrouble(j); err != nil {
@@ -124,7 +124,7 @@ func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 		held := boot - s.held
 		now.Frozen = now.Frozen.Add(held)
 		waits := ""
-		if j.State == job.Acknowledged && j.Policy == job.ReleaseByAgent && j.Unproven() && !j.ReleaseAsked {
+		if j.State == model.Acknowledged && j.Policy == model.ReleaseByAgent && j.Unproven() && !j.ReleaseAsked {
 			waits = ": its runtime can't tell whether the instance ran since, so somebody has to release or resume it"
 		}
 		add(troubleFrozen, held, fmt.Errorf("its job is %s since %s%s", j.State, roughly(entered), waits))
@@ -134,20 +134,20 @@ func (a *Agent) sightOfJob(j *job.Job, now *metrics.Sight) (all []sighting) {
 
 // quick are the states that take seconds, or minutes
 // on a slow host, unless an act does not come back.
-var quick = map[job.State]bool{
-	job.Freezing: true, job.Frozen: true, job.Snapshotting: true, job.Snapshotted: true, job.Stored: true, job.Releasing: true, job.Released: true,
-	job.Resuming: true, job.Ending: true, job.Suspending: true, job.Failing: true, job.Placing: true, job.Restored: true, job.Starting: true,
+var quick = map[model.State]bool{
+	model.Freezing: true, model.Frozen: true, model.Snapshotting: true, model.Snapshotted: true, model.Stored: true, model.Releasing: true, model.Released: true,
+	model.Resuming: true, model.Ending: true, model.Suspending: true, model.Failing: true, model.Placing: true, model.Restored: true, model.Starting: true,
 }
 
 // actTrouble names the trouble when an act of the job fails in its present state.
-func (a *Agent) actTrouble(j *job.Job) string {
+func (a *Agent) actTrouble(j *model.Job) string {
 	if a.instances[j.Instance] == nil {
 		return troubleUnconfigured
 	}
 	switch j.State {
-	case job.Failing, job.Suspending, job.Resuming, job.Ending, job.Released:
+	case model.Failing, model.Suspending, model.Resuming, model.Ending, model.Released:
 		return troubleUndo
-	case job.Releasing:
+	case model.Releasing:
 		return troubleRelease
 	}
 	return troubleAct
@@ -210,7 +210,7 @@ func (a *Agent) sightOfParts() (all []sighting) {
 	}
 	if refused, err := a.journal.Refused(); err == nil {
 		for _, r := range refused {
-			if r.Type != job.EventCompleted { // for a refused backup an instance is held
+			if r.Type != model.EventCompleted { // for a refused backup an instance is held
 				all = append(all, sighting{
 					name: troubleEvents, instance: r.Instance, job: r.Job, what: r.ID, age: max(0, time.Since(r.Since)), dated: true,
 					err: fmt.Errorf("%s: %s", r.Type, r.Reason),

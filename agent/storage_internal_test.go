@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/testbed"
 )
@@ -137,7 +138,7 @@ func TestReading(t *testing.T) {
 // The providers' own words about a view.
 func TestCheckView(t *testing.T) {
 	testbed.Need(t, "root", "lvs")
-	gone := job.Source{Volume: "data", Ref: job.Ref{
+	gone := job.Source{Volume: "data", Ref: model.Ref{
 		Provider: snapshot.NameLVMThin, Volume: "/dev/nosuchgroup/data", Path: filepath.Join(snapshot.MountFolder, "nosuchgroup", "hf.host.job.data"),
 	}}
 	if err := checkView(t.Context(), gone); !errors.Is(err, snapshot.ErrGone) || !strings.Contains(err.Error(), `volume "data"`) {
@@ -145,7 +146,7 @@ func TestCheckView(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for _, name := range []string{snapshot.NameBtrfs, snapshot.NameReflink} {
-		s := job.Source{Volume: "data", Ref: job.Ref{Provider: name, Volume: dir, Path: filepath.Join(dir, ".holdfast-snapshots/hf.host.job.data")}}
+		s := job.Source{Volume: "data", Ref: model.Ref{Provider: name, Volume: dir, Path: filepath.Join(dir, ".holdfast-snapshots/hf.host.job.data")}}
 		if err := checkView(t.Context(), s); !errors.Is(err, snapshot.ErrGone) {
 			t.Errorf("%s, nothing there: %v", name, err)
 		}
@@ -157,7 +158,7 @@ func TestCheckView(t *testing.T) {
 		}
 	}
 	for _, name := range []string{snapshot.NameFreeze, "of a later version"} {
-		if err := checkView(t.Context(), job.Source{Volume: "data", Ref: job.Ref{Provider: name, Volume: "/"}}); err != nil {
+		if err := checkView(t.Context(), job.Source{Volume: "data", Ref: model.Ref{Provider: name, Volume: "/"}}); err != nil {
 			t.Errorf("%s, where nothing can be told: %v", name, err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"holdfast/agent/config"
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/durable"
 )
 
@@ -20,7 +21,7 @@ import (
 // takes it, and changes nothing. While an agent runs the journal can't be read; the notes of
 // held instances can. Files that can't be read, by this user or at all, are not reported.
 func Strays(cfg *config.Config) (warnings []string) {
-	jobs := map[string]*job.Job{}
+	jobs := map[string]*model.Job{}
 	dir := filepath.Join(cfg.StateDir, "held")
 	notes, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
@@ -56,7 +57,7 @@ func Strays(cfg *config.Config) (warnings []string) {
 }
 
 // stray is the warning of one job; "" where there is none.
-func stray(cfg *config.Config, j *job.Job) string {
+func stray(cfg *config.Config, j *model.Job) string {
 	does := "has an unfinished job"
 	if j.Hold {
 		does = "is held by an unfinished job"

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/backup"
 	"holdfast/internal/contain"
 	"holdfast/internal/evidence"
@@ -159,7 +160,7 @@ const hurry = 30 * time.Second
 func (v *vaults) Look(ctx context.Context, instance, tenant string) error {
 	in := v.a.instances[instance]
 	if in == nil {
-		return fmt.Errorf("instance %q is not in the configuration: %w", instance, job.ErrNotFound)
+		return fmt.Errorf("instance %q is not in the configuration: %w", instance, model.ErrNotFound)
 	}
 	if err := v.a.answers(ctx, in); err != nil {
 		return err
@@ -207,9 +208,9 @@ func (in *instance) volumes() string {
 // Backup runs the engine for a job. When ctx has ended it returns soon,
 // also where the engine hangs on storage that does not answer: such a run
 // has no effect any more. It journals no pack, and writes no manifest.
-func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
+func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*model.Result, error) {
 	if v.a.instances[r.Instance] == nil {
-		return nil, fmt.Errorf("instance %q is not in the configuration: %w", r.Instance, job.ErrNotFound)
+		return nil, fmt.Errorf("instance %q is not in the configuration: %w", r.Instance, model.ErrNotFound)
 	}
 	in, err := v.a.recallInstance(r.Instance, r.Kept)
 	if err != nil {
@@ -225,18 +226,18 @@ func (v *vaults) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, 
 		}
 		return intent(pack)
 	}
-	r.Progress = func(p job.Progress) {
+	r.Progress = func(p model.Progress) {
 		if ctx.Err() == nil {
 			progress(p)
 		}
 	}
-	return act(ctx, &v.a.patience, in.volumes(), "the backup", forEver, engineTime, func(ctx context.Context) (*job.Result, error) {
+	return act(ctx, &v.a.patience, in.volumes(), "the backup", forEver, engineTime, func(ctx context.Context) (*model.Result, error) {
 		res, err := v.backup(ctx, in, r)
 		return res, inDoubt(err)
 	})
 }
 
-func (v *vaults) backup(ctx context.Context, in *instance, r job.BackupRequest) (*job.Result, error) {
+func (v *vaults) backup(ctx context.Context, in *instance, r job.BackupRequest) (*model.Result, error) {
 	opened, err := v.of(ctx, r.Tenant)
 	if err != nil {
 		return nil, fmt.Errorf("open vault: %w", err)
@@ -252,7 +253,7 @@ func (v *vaults) backup(ctx context.Context, in *instance, r job.BackupRequest) 
 		Vault: opened, Instance: r.Instance, Host: v.a.cfg.HostID, Identity: v.a.identity, Agent: v.a.version,
 		Precopy: r.Precopy, Resume: r.Resume, PackIntent: r.PackIntent,
 		Progress: func(p backup.Progress) {
-			r.Progress(job.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
+			r.Progress(model.Progress{Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent})
 		},
 		Job:          v.engineJob(r.Job),
 		Origin:       contentOrigin(r.Content, opened.Info().ID),
@@ -341,7 +342,7 @@ func (v *vaults) backup(ctx context.Context, in *instance, r job.BackupRequest) 
 			v.a.watcher.Trouble(r.Instance, r.Job, "let a frozen file system go", err)
 		}
 	}
-	out := &job.Result{
+	out := &model.Result{
 		BackupID: res.BackupID, Seq: res.Seq, Parent: res.Parent, VaultID: opened.Info().ID, Object: res.Object, ManifestSHA256: res.ManifestSHA256,
 		Files: res.Files, Dirs: res.Dirs, Bytes: res.Bytes, BytesRead: res.BytesRead, BytesNew: res.BytesNew, BytesSent: res.BytesSent,
 		BytesDeduplicated: res.BytesDeduplicated, Packs: res.Packs, Sampled: res.Sampled, SampledReused: res.SampledReused, Warnings: res.WarningCount,
@@ -398,7 +399,7 @@ func (a *Agent) source(in *instance, s job.Source) (backup.Source, error) {
 		Volume: s.Volume, Root: s.Root, View: s.Ref.Path, Mounted: s.Mounted, AllowEmpty: vol.AllowEmpty,
 		Exclude: vol.Exclude, ExcludeCaches: vol.ExcludeCaches, AcceptLosses: vol.AcceptLosses,
 	}
-	if s.Ref != (job.Ref{}) {
+	if s.Ref != (model.Ref{}) {
 		provider, err := snapshot.ByName(s.Ref.Provider)
 		if err != nil {
 			return backup.Source{}, fmt.Errorf("volume %q: %w", s.Volume, err)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/testbed"
 )
@@ -27,7 +28,7 @@ func TestViewGoesBeforeTheDiskIsFull(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		source := job.Source{Volume: "data", Root: snap.Image, Ref: job.Ref(snap.Ref)}
+		source := job.Source{Volume: "data", Root: snap.Image, Ref: model.Ref(snap.Ref)}
 		early := &viewRoom{}
 		if err := early.check(t.Context(), source); err != nil {
 			t.Errorf("%s: much is free: %v", kind, err)

@@ -10,7 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/config"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/snapshot"
 	"holdfast/internal/tree"
@@ -86,13 +86,13 @@ func lookAtVolume(ctx context.Context, in *config.Instance, v config.Volume) (Vo
 	view := VolumeView{Provider: p.Name()}
 	hold := p.Costs(kind).Hold
 	holds := in.Runtime.Kind() != "none"
-	mode := job.Mode(in.Hold)
-	early := mode == job.ModePrecopy || mode == job.ModeStop
+	mode := model.Mode(in.Hold)
+	early := mode == model.ModePrecopy || mode == model.ModeStop
 	switch {
-	case mode == job.ModeLive && p.InPlace():
+	case mode == model.ModeLive && p.InPlace():
 		view.Warn = true
 		view.Means = "no backup can be made: hold is live, and this storage makes no snapshots"
-	case mode == job.ModeLive:
+	case mode == model.ModeLive:
 		view.Means = "the instance is not held"
 	case !holds && p.InPlace():
 		view.Means = "it is read in place; nothing holds the instance, so whoever writes to it meanwhile spoils the backup"

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/durable"
 	"holdfast/internal/evidence"
 )
@@ -195,18 +196,18 @@ func (a *Agent) sightOfInstance(ctx context.Context, in *instance) (found []sigh
 	if err != nil {
 		return nil
 	}
-	if last != nil && last.State == job.Failed && !last.CancelAsked {
+	if last != nil && last.State == model.Failed && !last.CancelAsked {
 		found = append(found, sighting{
-			name: troubleJob, instance: id, job: last.ID, age: max(0, time.Since(last.Entered[job.Failed])), dated: true,
+			name: troubleJob, instance: id, job: last.ID, age: max(0, time.Since(last.Entered[model.Failed])), dated: true,
 			err: fmt.Errorf("%s: %s", kind(last), last.Cause),
 		})
 	}
 	if err := forkTrouble(latest); err != nil {
 		found = append(found, sighting{
-			name: troubleFork, instance: id, job: latest.ID, age: max(0, time.Since(latest.Entered[job.Stored])), dated: true, err: err,
+			name: troubleFork, instance: id, job: latest.ID, age: max(0, time.Since(latest.Entered[model.Stored])), dated: true, err: err,
 		})
 	}
-	if last != nil && last.State == job.Done && !last.Entered[job.Released].IsZero() {
+	if last != nil && last.State == model.Done && !last.Entered[model.Released].IsZero() {
 		if latest != nil && latest.Result != nil {
 			found = append(found, a.roomFor(ctx, in, latest.Result.Bytes)...)
 		}

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"holdfast/agent/api"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // The reason of a failure is written for operators: it has URLs, paths, hosts,
@@ -103,7 +103,7 @@ func hostWords(a *Agent) map[string]bool {
 }
 
 // cause is why the job failed or is held, as far as the caller may know.
-func (a *Agent) cause(c api.Caller, j *job.Job) string {
+func (a *Agent) cause(c api.Caller, j *model.Job) string {
 	if c.SeesAll() {
 		return j.Cause
 	}

@@ -6,7 +6,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/config"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // A tenant reads why its job failed, and nothing of how the host and its store are built.
@@ -36,7 +36,7 @@ func TestTenantWords(t *testing.T) {
 		if got := a.forTenant(reason); got != want {
 			t.Errorf("%q: %q, want %q", reason, got, want)
 		}
-		j := &job.Job{Cause: reason}
+		j := &model.Job{Cause: reason}
 		if got := a.cause(api.Caller{Role: api.RoleOperator}, j); got != reason {
 			t.Errorf("an operator reads %q of %q", got, reason)
 		}

@@ -8,26 +8,17 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // A job that can't end keeps its instance from every other job. An
 // operator gives such a job up, and takes over the rest of its work
 // on the instance and its volumes: the agent leaves both as they are.
 
-// add counts the unfinished job of an instance.
-func (e *BusyError) add(j *Job) {
-	e.Instances = append(e.Instances, j.Instance)
-	if j.IsRestore() {
-		e.Restoring = append(e.Restoring, j.Instance)
-	}
-	if j.State == Unknown {
-		e.Unknown = append(e.Unknown, j.Instance)
-	}
-}
-
 // Busy is a *BusyError where unfinished jobs work on any of the instances, and nil where none does.
 func (jr *Journal) Busy(instances ...string) error {
-	var busy BusyError
+	var busy model.BusyError
 	err := jr.db.View(func(tx *bbolt.Tx) error {
 		for _, instance := range instances {
 			id := tx.Bucket(bucketActive).Get([]byte(instance))
@@ -38,7 +29,7 @@ func (jr *Journal) Busy(instances ...string) error {
 			if err != nil {
 				return err
 			}
-			busy.add(j)
+			busy.Add(j)
 		}
 		return nil
 	})
@@ -50,15 +41,8 @@ func (jr *Journal) Busy(instances ...string) error {
 
 // ofUnknown tells whether a snapshot may belong to a job
 // whose record does not say which snapshots the job has.
-func ofUnknown(jobs []*Job, ref Ref) bool {
-	return slices.ContainsFunc(jobs, func(j *Job) bool { return j.State == Unknown && strings.Contains(ref.Path, j.ID) })
-}
-
-// abandonable tells whether an operator can give the job up: its record is not
-// understood, or the job is on the way back and an act of that way may fail for ever. In
-// all other states a cancel, a release or a resume leads to the way back or to the end.
-func (j *Job) abandonable() bool {
-	return j.State == Unknown || j.State == Failing || j.State == Suspending || j.State == Resuming
+func ofUnknown(jobs []*model.Job, ref model.Ref) bool {
+	return slices.ContainsFunc(jobs, func(j *model.Job) bool { return j.State == model.Unknown && strings.Contains(ref.Path, j.ID) })
 }
 
 // Abandon gives the unfinished job of the instance up, on
@@ -70,20 +54,20 @@ func (j *Job) abandonable() bool {
 // volumes is in doubt then (Content.Doubt), unless the job was a backup for sure. A job with
 // a worker ends when the act under way has come back, within a minute after it. ErrNotFound
 // when the instance has no unfinished job, ErrState when the job has another way out.
-func (m *Manager) Abandon(instance string) (*Job, error) {
+func (m *Manager) Abandon(instance string) (*model.Job, error) {
 	active, _, err := m.journal.ByInstance(instance)
 	switch {
 	case err != nil:
 		return nil, err
 	case active == nil:
-		return nil, fmt.Errorf("abandon the job of %q, which has none: %w", instance, ErrNotFound)
-	case active.State != Unknown:
-		j, _, err := m.journal.step(active.ID, "", m.opts.Now(), func(_ *bbolt.Tx, j *Job) error {
-			if !j.abandonable() {
-				return fmt.Errorf("abandon job %s, which is %s: %w", j.ID, j.State, ErrState)
+		return nil, fmt.Errorf("abandon the job of %q, which has none: %w", instance, model.ErrNotFound)
+	case active.State != model.Unknown:
+		j, _, err := m.journal.step(active.ID, "", m.opts.Now(), func(_ *bbolt.Tx, j *model.Job) error {
+			if !j.Abandonable() {
+				return fmt.Errorf("abandon job %s, which is %s: %w", j.ID, j.State, model.ErrState)
 			}
 			return nil
-		}, change{edit: func(j *Job) { j.AbandonAsked = true }})
+		}, change{edit: func(j *model.Job) { j.AbandonAsked = true }})
 		if err != nil {
 			return nil, err
 		}
@@ -96,29 +80,29 @@ func (m *Manager) Abandon(instance string) (*Job, error) {
 // abandoned tells whether an operator has given up the job since the worker read it.
 func (w *worker) abandoned() bool {
 	j, err := w.m.journal.Job(w.id)
-	return err == nil && j.AbandonAsked && j.abandonable()
+	return err == nil && j.AbandonAsked && j.Abandonable()
 }
 
 // abandon ends a job that was given up.
-func (m *Manager) abandon(j *Job) error {
-	from, kind := j.State, EventFailed
+func (m *Manager) abandon(j *model.Job) error {
+	from, kind := j.State, model.EventFailed
 	if j.IsRestore() {
-		kind = EventRestoreFailed
+		kind = model.EventRestoreFailed
 	}
-	var ended *Job
+	var ended *model.Job
 	err := m.journal.update(func(tx *bbolt.Tx) error {
 		now, err := getJob(tx, j.ID)
 		if err != nil {
 			return err
 		}
-		if !now.abandonable() {
-			return fmt.Errorf("abandon job %s, which is %s: %w", now.ID, now.State, ErrState)
+		if !now.Abandonable() {
+			return fmt.Errorf("abandon job %s, which is %s: %w", now.ID, now.State, model.ErrState)
 		}
-		now.Cause = now.leftBehind()
-		from, now.State = now.State, Failed
-		now.enter(m.opts.Now(), m.journal.Up())
+		now.Cause = now.LeftBehind()
+		from, now.State = now.State, model.Failed
+		now.Enter(m.opts.Now(), m.journal.Up())
 		if now.Hold {
-			now.let(m.opts.Now(), m.journal.Up())
+			now.EndHold(m.opts.Now(), m.journal.Up())
 		}
 		left := leftSnapshots(now, m.opts.Now())
 		now.Snapshots, now.CompletedReport, now.Kept = nil, nil, nil
@@ -148,11 +132,11 @@ func (m *Manager) abandon(j *Job) error {
 
 // doubtContent notes that nobody knows the content of the volumes after a job that was given up,
 // unless the job was a backup for sure, which changes no volume, or all volumes were in place.
-func doubtContent(tx *bbolt.Tx, j *Job, from State) error {
-	if j.Kind == KindBackup && from != Unknown || j.Restore != nil && j.Restore.Placed {
+func doubtContent(tx *bbolt.Tx, j *model.Job, from model.State) error {
+	if j.Kind == model.KindBackup && from != model.Unknown || j.Restore != nil && j.Restore.Placed {
 		return nil
 	}
-	var c Content
+	var c model.Content
 	if _, err := get(tx, bucketContent, []byte(j.Instance), &c); err != nil {
 		return err
 	}
@@ -161,28 +145,9 @@ func doubtContent(tx *bbolt.Tx, j *Job, from State) error {
 }
 
 // leftSnapshots are the snapshots that the record of an abandoned job names.
-func leftSnapshots(j *Job, now time.Time) (left []Leftover) {
+func leftSnapshots(j *model.Job, now time.Time) (left []model.Leftover) {
 	for _, s := range j.Snapshots {
-		left = append(left, Leftover{Instance: j.Instance, Job: j.ID, Ref: s.Ref, Since: now.UTC(), Error: "its job was given up"})
+		left = append(left, model.Leftover{Instance: j.Instance, Job: j.ID, Ref: s.Ref, Since: now.UTC(), Error: "its job was given up"})
 	}
 	return left
-}
-
-// leftBehind says in what state an abandoned job leaves the host.
-func (j *Job) leftBehind() string {
-	was := string(j.State)
-	if j.Cause != "" {
-		was += ": " + j.Cause
-	}
-	text := "an operator gave the job up (it was " + was + "); the agent leaves the instance as it is"
-	if j.Hold {
-		text += ", which may be frozen or stopped"
-	}
-	if r := j.Restore; r != nil && !r.Placed && len(r.Places) > 0 {
-		text += "; for each volume, one of two places has what was there before and the other what was restored"
-		for _, p := range r.Places {
-			text += fmt.Sprintf(", %s: %s and %s", p.Volume, p.Target, p.Stage)
-		}
-	}
-	return text
 }

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestAcceptedLoss: a newest backup that was deleted on purpose fails
@@ -19,10 +20,10 @@ import (
 func TestAcceptedLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{5, 7}
 		l := w.start(-1, job.Options{})
-		prepare := func(request string) *job.Job {
+		prepare := func(request string) *model.Job {
 			t.Helper()
 			task, err := l.prepare(request, "phone")
 			if err != nil {
@@ -30,36 +31,36 @@ func TestAcceptedLoss(t *testing.T) {
 			}
 			return l.final(task.Jobs[0].Job)
 		}
-		if j := prepare("one"); j.State != job.Done {
+		if j := prepare("one"); j.State != model.Done {
 			t.Fatal(j.Cause)
 		}
-		b5, b7 := job.Content{Backup: "b5", Seq: 1}, job.Content{Backup: "b7", Seq: 2}
+		b5, b7 := model.Content{Backup: "b5", Seq: 1}, model.Content{Backup: "b7", Seq: 2}
 		w.backups["phone"] = []int{5}
-		if j := prepare("two"); j.State != job.Failed || !strings.Contains(j.Cause, "accept-loss") {
+		if j := prepare("two"); j.State != model.Failed || !strings.Contains(j.Cause, "accept-loss") {
 			t.Errorf("before the loss is accepted: %s (%s)", j.State, j.Cause)
 		}
-		for what, a := range map[string]job.AcceptedLoss{
-			"another loss":                   {Lost: []job.Content{{Backup: "b6", Seq: 2}}, Newest: b5},
-			"this loss, of a fuller store":   {Lost: []job.Content{b7}, Newest: job.Content{Backup: "b6", Seq: 2}},
-			"a backup without a name, so to": {Lost: []job.Content{{}}, Newest: b5},
+		for what, a := range map[string]model.AcceptedLoss{
+			"another loss":                   {Lost: []model.Content{{Backup: "b6", Seq: 2}}, Newest: b5},
+			"this loss, of a fuller store":   {Lost: []model.Content{b7}, Newest: model.Content{Backup: "b6", Seq: 2}},
+			"a backup without a name, so to": {Lost: []model.Content{{}}, Newest: b5},
 		} {
 			if err := l.m.AcceptLoss("phone", "acme", a); err != nil {
 				t.Fatal(err)
 			}
-			if j := prepare("not " + what); j.State != job.Failed || w.disks["/phone/data"].count != 7 {
+			if j := prepare("not " + what); j.State != model.Failed || w.disks["/phone/data"].count != 7 {
 				t.Errorf("%s was accepted, and the restore is %s", what, j.State)
 			}
 		}
-		if err := l.m.AcceptLoss("phone", "acme", job.AcceptedLoss{}); err == nil {
+		if err := l.m.AcceptLoss("phone", "acme", model.AcceptedLoss{}); err == nil {
 			t.Error("a loss of nothing is accepted")
 		}
-		if err := l.m.AcceptLoss("phone", "acme", job.AcceptedLoss{Lost: []job.Content{b7}, Newest: b5, By: "a test", At: time.Now()}); err != nil {
+		if err := l.m.AcceptLoss("phone", "acme", model.AcceptedLoss{Lost: []model.Content{b7}, Newest: b5, By: "a test", At: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 		l.stop()
 		l = w.start(-1, job.Options{}) // the word outlives the life
 		j := prepare("three")
-		if j.State != job.Done || j.Restore.Backup != "b5" || w.disks["/phone/data"].count != 5 {
+		if j.State != model.Done || j.Restore.Backup != "b5" || w.disks["/phone/data"].count != 5 {
 			t.Errorf("after it is accepted: %s (%s), the volume holds %d", j.State, j.Cause, w.disks["/phone/data"].count)
 		}
 		if j.Restore.Certain {
@@ -79,31 +80,31 @@ func TestChosenBackup(t *testing.T) {
 		name    string
 		vault   []int // when the operator asks
 		chosen  string
-		end     job.State
+		end     model.State
 		cause   string
 		count   int
 		certain bool
 	}{
-		{name: "an older one", vault: []int{5, 7}, chosen: "b5", end: job.Done, count: 5, certain: true},
-		{name: "an older one, and the newest is lost", vault: []int{5}, chosen: "b5", end: job.Done, count: 5},
-		{name: "the newest", vault: []int{5, 7}, chosen: "b7", end: job.Done, count: 7},
-		{name: "none of the vault", vault: []int{5, 7}, chosen: "b6", end: job.Failed, cause: "no backup", count: 7},
+		{name: "an older one", vault: []int{5, 7}, chosen: "b5", end: model.Done, count: 5, certain: true},
+		{name: "an older one, and the newest is lost", vault: []int{5}, chosen: "b5", end: model.Done, count: 5},
+		{name: "the newest", vault: []int{5, 7}, chosen: "b7", end: model.Done, count: 7},
+		{name: "none of the vault", vault: []int{5, 7}, chosen: "b6", end: model.Failed, cause: "no backup", count: 7},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].state = job.IsStopped
+				w.instances["phone"].state = model.IsStopped
 				w.backups["phone"] = []int{5, 7}
 				l := w.start(-1, job.Options{})
 				task, err := l.prepare("one", "phone")
-				if err != nil || l.final(task.Jobs[0].Job).State != job.Done {
+				if err != nil || l.final(task.Jobs[0].Job).State != model.Done {
 					t.Fatal(err)
 				}
 				if err := l.j.NoteReleased("phone"); err != nil {
 					t.Fatal(err)
 				}
 				w.backups["phone"] = tt.vault
-				task, err = l.send(job.Request{Kind: job.KindRestore, ID: "two", Digest: [32]byte{8}, Tenant: "acme", Instances: []string{"phone"}, Backup: tt.chosen})
+				task, err = l.send(job.Request{Kind: model.KindRestore, ID: "two", Digest: [32]byte{8}, Tenant: "acme", Instances: []string{"phone"}, Backup: tt.chosen})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -111,7 +112,7 @@ func TestChosenBackup(t *testing.T) {
 				if j.State != tt.end || !strings.Contains(j.Cause, tt.cause) || w.disks["/phone/data"].count != tt.count {
 					t.Errorf("%s (%s), the volume holds %d", j.State, j.Cause, w.disks["/phone/data"].count)
 				}
-				if j.State == job.Done && !j.Restore.Ready && j.Restore.Certain != tt.certain {
+				if j.State == model.Done && !j.Restore.Ready && j.Restore.Certain != tt.certain {
 					t.Errorf("certain is %v", j.Restore.Certain)
 				}
 				l.stop()
@@ -128,11 +129,11 @@ func TestChosenBackup(t *testing.T) {
 func TestAbandonedRestoreIsInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{5}
 		l := w.start(-1, job.Options{})
 		task, err := l.prepare("one", "phone")
-		if err != nil || l.final(task.Jobs[0].Job).State != job.Done {
+		if err != nil || l.final(task.Jobs[0].Job).State != model.Done {
 			t.Fatal(err)
 		}
 		w.backups["phone"] = []int{5, 7}
@@ -142,13 +143,13 @@ func TestAbandonedRestoreIsInDoubt(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := task.Jobs[0].Job
-		l.until(id, job.Restoring)
+		l.until(id, model.Restoring)
 		close(on)
 		l.final(id)
 		l.stop()
 		edit(t, w.journal, unfinished(id, "phone"))
 		l = w.start(-1, job.Options{})
-		if j, _ := l.j.Job(id); j.State != job.Unknown || !j.IsRestore() {
+		if j, _ := l.j.Job(id); j.State != model.Unknown || !j.IsRestore() {
 			t.Fatalf("the restore is %s", j.State)
 		}
 		if _, err := l.m.Abandon("phone"); err != nil {
@@ -161,14 +162,14 @@ func TestAbandonedRestoreIsInDoubt(t *testing.T) {
 		if task, err = l.prepare("three", "phone"); err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(task.Jobs[0].Job); j.State != job.Failed || !strings.Contains(j.Cause, "not known what volume") {
+		if j := l.final(task.Jobs[0].Job); j.State != model.Failed || !strings.Contains(j.Cause, "not known what volume") {
 			t.Errorf("%s: %s", j.State, j.Cause)
 		}
-		task, err = l.send(job.Request{Kind: job.KindRestore, ID: "four", Digest: [32]byte{8}, Tenant: "acme", Instances: []string{"phone"}, Backup: "b5"})
+		task, err = l.send(job.Request{Kind: model.KindRestore, ID: "four", Digest: [32]byte{8}, Tenant: "acme", Instances: []string{"phone"}, Backup: "b5"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(task.Jobs[0].Job); j.State != job.Done || j.Restore.Certain || w.disks["/phone/data"].count != 5 {
+		if j := l.final(task.Jobs[0].Job); j.State != model.Done || j.Restore.Certain || w.disks["/phone/data"].count != 5 {
 			t.Errorf("%s: %s", j.State, j.Cause)
 		}
 		if c, err := l.j.Content("phone"); err != nil || c.Doubt != "" {
@@ -190,12 +191,12 @@ func unfinished(id, instance string) func(tx *bbolt.Tx) error {
 // TestTenantOfTheConfiguration: a job that waited while the configuration
 // gave its instance to another tenant fails, and touches nothing.
 func TestTenantOfTheConfiguration(t *testing.T) {
-	for _, kind := range []job.Kind{job.KindBackup, job.KindRestore} {
+	for _, kind := range []model.Kind{model.KindBackup, model.KindRestore} {
 		t.Run(string(kind), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone", "busy")
 				w.backups["phone"] = []int{5}
-				w.instances["phone"].state, w.instances["busy"].state = job.IsStopped, job.IsStopped
+				w.instances["phone"].state, w.instances["busy"].state = model.IsStopped, model.IsStopped
 				w.backups["busy"] = []int{5}
 				on := make(chan struct{})
 				w.restore = func(ctx context.Context, _ int) error {
@@ -219,7 +220,7 @@ func TestTenantOfTheConfiguration(t *testing.T) {
 				close(on)
 				l = w.start(-1, job.Options{})
 				j := l.final(task.Jobs[0].Job)
-				if j.State != job.Failed || !strings.Contains(j.Cause, `gives the instance to tenant "other"`) {
+				if j.State != model.Failed || !strings.Contains(j.Cause, `gives the instance to tenant "other"`) {
 					t.Errorf("%s: %s", j.State, j.Cause)
 				}
 				if _, there := w.disks["/phone/data"]; there || len(w.backups["phone"]) != 1 {

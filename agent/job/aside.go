@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
@@ -20,82 +21,7 @@ import (
 // it in the transaction of the state restored, and then it is renamed, beside its volume. It is
 // removed after Options.KeepAside, or when an operator says so, and a put-back exchanges it again.
 
-// Count has the figures of a tree, as restore.Measure has it.
-type Count struct {
-	Files   uint64    `json:"files"`
-	Bytes   uint64    `json:"bytes"`
-	Entries uint64    `json:"entries"` // 0: an empty folder
-	Newest  time.Time `json:"newest_mtime,omitzero"`
-	Changed time.Time `json:"changed,omitzero"`
-	Whole   bool      `json:"whole"` // else the figures are the least there is
-}
-
-// same tells for certain that a tree did not change between two counts.
-func (c Count) same(other Count) bool {
-	return c.Whole && other.Whole && c.Files == other.Files && c.Bytes == other.Bytes && c.Entries == other.Entries &&
-		c.Newest.Equal(other.Newest) && c.Changed.Equal(other.Changed)
-}
-
-// Replaced describes the content that a restore has taken out of the places of all volumes of an
-// instance.
-type Replaced struct {
-	Files  uint64    `json:"files"`
-	Bytes  uint64    `json:"bytes"`
-	Newest time.Time `json:"newest_mtime,omitzero"` // UTC
-	// Backup is the backup from which this host knew the content to come; "": the host knew of
-	// none.
-	Backup string `json:"known_backup,omitempty"`
-	// AtLeast says that the count stopped at a bound.
-	AtLeast bool `json:"at_least,omitempty"`
-	// Kept says that the content is kept aside; else a backup holds it for certain, or it was
-	// empty.
-	Kept bool `json:"kept"`
-}
-
-// add counts the content of one more tree.
-func (r *Replaced) add(c Count) {
-	r.Files, r.Bytes, r.AtLeast = r.Files+c.Files, r.Bytes+c.Bytes, r.AtLeast || !c.Whole
-	if c.Newest.After(r.Newest) {
-		r.Newest = c.Newest
-	}
-}
-
-// AsideVolume is one volume of the kept content. Its Place has Old and Aside set.
-type AsideVolume struct {
-	Place Place `json:"place"`
-	Count Count `json:"count"`
-}
-
-// Aside is the journal's record of the content that one job has replaced, and that is kept.
-type Aside struct {
-	Instance string        `json:"instance"`
-	Tenant   string        `json:"tenant"`
-	Job      string        `json:"job"`      // that has replaced it
-	Since    time.Time     `json:"since"`    // UTC, for people
-	SinceUp  time.Duration `json:"since_up"` // by the journal's clock
-	// Known is the backup from which this host knew the content to come; zero: the host knew of
-	// none.
-	Known    Content       `json:"known"`
-	By       string        `json:"by,omitempty"` // the backup that took its place
-	Replaced Replaced      `json:"replaced"`
-	Volumes  []AsideVolume `json:"volumes"`
-	// Missing are the volumes of which nothing was there.
-	Missing []string `json:"missing,omitempty"`
-	// Removing says that it is being removed, which nothing stops any more.
-	Removing bool `json:"removing,omitempty"`
-	// Adopted is when the agent found the trees, of which the journal did not know; UTC, zero for
-	// others. The time for which the content is kept begins then. See seekKept.
-	Adopted time.Time `json:"adopted,omitzero"`
-	// Partial says that a removal of the trees had begun, of which the journal does not know, so
-	// that the content may not be whole.
-	Partial bool `json:"partial,omitempty"`
-	// Error is of the last try to remove it, or to rename it.
-	Error string `json:"error,omitempty"`
-}
-
 func asideKey(instance, job string) []byte { return []byte(instance + "\x00" + job) }
-
-func (s *Aside) key() []byte { return asideKey(s.Instance, s.Job) }
 
 // replaced looks at the content that all volumes have replaced, once all are in their places. It
 // returns the places as they are to be journalled, and the record of the kept content; nil: none is
@@ -103,14 +29,14 @@ func (s *Aside) key() []byte { return asideKey(s.Instance, s.Job) }
 //
 // Invariant nothing-lost: content that is not kept is an empty folder, or was in a backup when the
 // restore began, by the decision's word, and has not changed since.
-func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Replaced, kept *Aside, err error) {
+func (w *worker) replaced(ctx context.Context, j *model.Job) (places []model.Place, sum *model.Replaced, kept *model.Aside, err error) {
 	known, err := w.m.journal.Content(j.Instance)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	sum = &Replaced{Backup: known.Backup}
+	sum = &model.Replaced{Backup: known.Backup}
 	places = slices.Clone(j.Restore.Places)
-	counts := make([]Count, len(places))
+	counts := make([]model.Count, len(places))
 	some, keep := false, false
 	for i := range places {
 		p := &places[i]
@@ -121,9 +47,9 @@ func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Rep
 			continue
 		}
 		c := counts[i]
-		sum.add(c)
+		sum.Add(c)
 		p.Empty = c.Whole && c.Entries == 0
-		certain := j.Restore.Certain && p.Was.same(c)
+		certain := j.Restore.Certain && p.Was.Same(c)
 		some, keep = true, keep || j.PutBack != "" || !p.Empty && !certain
 	}
 	for _, p := range j.Restore.Out { // removed before
@@ -139,7 +65,7 @@ func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Rep
 		return places, sum, nil, nil
 	}
 	sum.Kept = true
-	kept = &Aside{
+	kept = &model.Aside{
 		Instance: j.Instance, Tenant: j.Tenant, Job: j.ID, Since: w.m.opts.Now().UTC(), SinceUp: w.m.journal.Up(), Known: known, By: j.Restore.Backup, Replaced: *sum,
 	}
 	for i := range places {
@@ -149,7 +75,7 @@ func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Rep
 			continue
 		}
 		p.Aside, p.Empty = asideOf(*p, j.ID), false
-		kept.Volumes = append(kept.Volumes, AsideVolume{*p, counts[i]})
+		kept.Volumes = append(kept.Volumes, model.AsideVolume{Place: *p, Count: counts[i]})
 	}
 	return places, sum, kept, nil
 }
@@ -157,7 +83,7 @@ func (w *worker) replaced(ctx context.Context, j *Job) (places []Place, sum *Rep
 // setAside renames the content that the volume of a place has replaced. A tree that can't be
 // renamed stays at the stage: the journal's record of it counts there too, and the rename is tried
 // again later.
-func (w *worker) setAside(j *Job, p Place) {
+func (w *worker) setAside(j *model.Job, p model.Place) {
 	err := w.act(crashpoint.SetAside, func() error {
 		return contain.Call(func() error { return w.m.parts.Restorer.SetAside(p) })
 	})
@@ -177,14 +103,14 @@ func putAside(tx *bbolt.Tx, c change) error {
 	if c.kept == nil {
 		return nil
 	}
-	return put(tx, bucketAside, c.kept.key(), c.kept)
+	return put(tx, bucketAside, []byte(c.kept.Key()), c.kept)
 }
 
 // Kept lists the kept content, the oldest first.
-func (jr *Journal) Kept() (list []Aside, err error) {
+func (jr *Journal) Kept() (list []model.Aside, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketAside).ForEach(func(k, v []byte) error {
-			var s Aside
+			var s model.Aside
 			if err := json.Unmarshal(v, &s); err != nil {
 				return fmt.Errorf("journal: decode the record of kept content %q: %w", k, err)
 			}
@@ -192,16 +118,18 @@ func (jr *Journal) Kept() (list []Aside, err error) {
 			return nil
 		})
 	})
-	slices.SortFunc(list, func(a, b Aside) int { return cmp.Or(cmp.Compare(a.SinceUp, b.SinceUp), cmp.Compare(a.Job, b.Job)) })
+	slices.SortFunc(list, func(a, b model.Aside) int {
+		return cmp.Or(cmp.Compare(a.SinceUp, b.SinceUp), cmp.Compare(a.Job, b.Job))
+	})
 	return list, err
 }
 
 // keptBy returns the record of the content that one job has replaced, or ErrNotFound.
-func (jr *Journal) keptBy(instance, job string) (s Aside, err error) {
+func (jr *Journal) keptBy(instance, job string) (s model.Aside, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		found, err := get(tx, bucketAside, asideKey(instance, job), &s)
 		if err == nil && !found {
-			err = fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, ErrNotFound)
+			err = fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, model.ErrNotFound)
 		}
 		return err
 	})
@@ -209,15 +137,15 @@ func (jr *Journal) keptBy(instance, job string) (s Aside, err error) {
 }
 
 // changeAside rewrites a record that is still there, or forgets it where edit returns false.
-func (jr *Journal) changeAside(instance, job string, check func(tx *bbolt.Tx) error, edit func(*Aside) bool) error {
+func (jr *Journal) changeAside(instance, job string, check func(tx *bbolt.Tx) error, edit func(*model.Aside) bool) error {
 	return jr.update(func(tx *bbolt.Tx) error {
-		var s Aside
+		var s model.Aside
 		found, err := get(tx, bucketAside, asideKey(instance, job), &s)
 		switch {
 		case err != nil:
 			return err
 		case !found:
-			return fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, ErrNotFound)
+			return fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, model.ErrNotFound)
 		}
 		if check != nil {
 			if err := check(tx); err != nil {
@@ -225,9 +153,9 @@ func (jr *Journal) changeAside(instance, job string, check func(tx *bbolt.Tx) er
 			}
 		}
 		if !edit(&s) {
-			return tx.Bucket(bucketAside).Delete(s.key())
+			return tx.Bucket(bucketAside).Delete([]byte(s.Key()))
 		}
-		return put(tx, bucketAside, s.key(), s)
+		return put(tx, bucketAside, []byte(s.Key()), s)
 	})
 }
 
@@ -244,35 +172,35 @@ func noPutBack(instance, job string) func(tx *bbolt.Tx) error {
 			return err
 		}
 		if active.PutBack == job || active.ID == job {
-			return fmt.Errorf("the kept content of %q is in use by job %s, which is %s: %w", instance, active.ID, active.State, ErrState)
+			return fmt.Errorf("the kept content of %q is in use by job %s, which is %s: %w", instance, active.ID, active.State, model.ErrState)
 		}
 		return nil
 	}
 }
 
 // Kept lists the kept content, the oldest first.
-func (m *Manager) Kept() ([]Aside, error) { return m.journal.Kept() }
+func (m *Manager) Kept() ([]model.Aside, error) { return m.journal.Kept() }
 
 // KeptFor tells for how long a record is kept already, and whether that is as long as it should be.
-func (m *Manager) KeptFor(s *Aside) (age time.Duration, over bool) {
+func (m *Manager) KeptFor(s *model.Aside) (age time.Duration, over bool) {
 	age = max(0, m.journal.Up()-s.SinceUp)
 	return age, age >= m.opts.KeepAside
 }
 
 // findKept names the one record of an instance: the record of the job, or the only record.
-func (m *Manager) findKept(instance, job string) (Aside, error) {
+func (m *Manager) findKept(instance, job string) (model.Aside, error) {
 	all, err := m.journal.Kept()
 	if err != nil {
-		return Aside{}, err
+		return model.Aside{}, err
 	}
-	all = slices.DeleteFunc(all, func(s Aside) bool { return s.Instance != instance || job != "" && s.Job != job })
+	all = slices.DeleteFunc(all, func(s model.Aside) bool { return s.Instance != instance || job != "" && s.Job != job })
 	switch {
 	case len(all) == 0 && job != "":
-		return Aside{}, fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, ErrNotFound)
+		return model.Aside{}, fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, model.ErrNotFound)
 	case len(all) == 0:
-		return Aside{}, fmt.Errorf("instance %q has no kept content: %w", instance, ErrNotFound)
+		return model.Aside{}, fmt.Errorf("instance %q has no kept content: %w", instance, model.ErrNotFound)
 	case len(all) > 1:
-		return Aside{}, fmt.Errorf("instance %q has kept content of %d jobs; name the job (`holdfast kept list`): %w", instance, len(all), ErrAmbiguous)
+		return model.Aside{}, fmt.Errorf("instance %q has kept content of %d jobs; name the job (`holdfast kept list`): %w", instance, len(all), ErrAmbiguous)
 	}
 	return all[0], nil
 }
@@ -293,18 +221,18 @@ func (m *Manager) RemoveKept(instance, job string) error {
 
 // removeAside journals that a record is being removed, removes the trees, and forgets the record.
 // Where an operator wants that, the control plane is told.
-func (m *Manager) removeAside(s Aside, told bool) error {
+func (m *Manager) removeAside(s model.Aside, told bool) error {
 	if !s.Removing {
 		m.hit(crashpoint.WriteRemoving + crashpoint.Before)
 		may := func(tx *bbolt.Tx) error {
 			if err := noPutBack(s.Instance, s.Job)(tx); err != nil || !told {
 				return err
 			}
-			return tell(tx, m.opts.Now(), EventDecided, decidedData{
+			return tell(tx, m.opts.Now(), model.EventDecided, decidedData{
 				Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Decision: decidedRemoval, By: "an operator", BackupID: s.Known.Backup, Replaced: &s.Replaced,
 			})
 		}
-		err := m.journal.changeAside(s.Instance, s.Job, may, func(s *Aside) bool { s.Removing = true; return true })
+		err := m.journal.changeAside(s.Instance, s.Job, may, func(s *model.Aside) bool { s.Removing = true; return true })
 		if err != nil {
 			return err
 		}
@@ -318,20 +246,20 @@ func (m *Manager) removeAside(s Aside, told bool) error {
 		m.hit(crashpoint.RemoveAside + crashpoint.After)
 	}
 	failed := errors.Join(errs...)
-	err := m.journal.changeAside(s.Instance, s.Job, nil, func(s *Aside) bool {
+	err := m.journal.changeAside(s.Instance, s.Job, nil, func(s *model.Aside) bool {
 		if failed != nil {
 			s.Error = failed.Error()
 		}
 		return failed != nil
 	})
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, model.ErrNotFound) {
 		err = nil // somebody else removed it at the same time
 	}
 	return errors.Join(failed, err)
 }
 
 // removeTree removes a tree that is kept, or condemned.
-func (m *Manager) removeTree(p Place) error {
+func (m *Manager) removeTree(p model.Place) error {
 	at, err := m.parts.Restorer.LiesAside(p)
 	if err != nil || at == "" {
 		return err
@@ -364,7 +292,7 @@ func (m *Manager) watchAside(ctx context.Context) {
 			m.parts.Observer.Trouble("", "", "look for kept content", err)
 		}
 		for _, s := range all {
-			key := string(s.key())
+			key := s.Key()
 			d := next[key]
 			if time.Now().Before(d.at) || ctx.Err() != nil {
 				continue
@@ -385,13 +313,13 @@ func (m *Manager) watchAside(ctx context.Context) {
 }
 
 // tendAside does the act that is due with a record, and tells whether nothing failed.
-func (m *Manager) tendAside(s Aside) bool {
+func (m *Manager) tendAside(s model.Aside) bool {
 	_, over := m.KeptFor(&s)
 	var err error
 	doing := "remove the kept content of " + s.Instance
 	switch {
 	case s.Removing || over:
-		if err = m.removeAside(s, false); errors.Is(err, ErrState) {
+		if err = m.removeAside(s, false); errors.Is(err, model.ErrState) {
 			return true // a job uses it
 		}
 	default:
@@ -406,7 +334,7 @@ func (m *Manager) tendAside(s Aside) bool {
 
 // renameAside goes on with a rename that failed, or that a crash cut off. The job that did not end
 // yet does that by itself.
-func (m *Manager) renameAside(s Aside) error {
+func (m *Manager) renameAside(s model.Aside) error {
 	active, _, err := m.journal.ByInstance(s.Instance)
 	if err != nil || active != nil && (active.ID == s.Job || active.PutBack == s.Job) {
 		return err
@@ -432,7 +360,7 @@ func (m *Manager) renameAside(s Aside) error {
 	if text == s.Error {
 		return failed
 	}
-	err = m.journal.changeAside(s.Instance, s.Job, nil, func(s *Aside) bool { s.Error = text; return true })
+	err = m.journal.changeAside(s.Instance, s.Job, nil, func(s *model.Aside) bool { s.Error = text; return true })
 	return errors.Join(failed, err)
 }
 
@@ -440,7 +368,7 @@ func (m *Manager) renameAside(s Aside) error {
 // certain: content that is still the same once it is out of its place need not be kept. Then it
 // looks for room. The facts of the decision are gathered once more after the count, so that nothing
 // changes in between unseen.
-func (w *worker) planReplacing(ctx context.Context, j *Job, instance Instance, r *Restore) error {
+func (w *worker) planReplacing(ctx context.Context, j *model.Job, instance Instance, r *model.Restore) error {
 	olds := map[string]string{}
 	for i := range r.Places {
 		p := &r.Places[i]

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // asideStep is one thing that an operator or the control
@@ -196,7 +197,7 @@ var asideWays = []asideWay{
 func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{5, 7}
 		had(3)(w)
 		opts := job.Options{KeepAside: 30 * time.Hour, InPlaceOrder: true}
@@ -267,25 +268,25 @@ func runAsideWay(t *testing.T, way asideWay, crashAt int) (points []string) {
 func TestReplacedIsReported(t *testing.T) {
 	for name, c := range map[string]struct {
 		set  func(w *world)
-		want *job.Replaced
+		want *model.Replaced
 		kept int
 	}{
 		"nothing was there": {func(*world) {}, nil, 0},
-		"content":           {had(3), &job.Replaced{Files: 2, Bytes: 6, Kept: true}, 2},
+		"content":           {had(3), &model.Replaced{Files: 2, Bytes: 6, Kept: true}, 2},
 		"empty folders": {func(w *world) {
 			for _, v := range []string{"data", "media"} {
 				w.disks["/phone/"+v] = disk{tree: "old " + v, empty: true}
 			}
-		}, &job.Replaced{}, 0},
+		}, &model.Replaced{}, 0},
 		"one of them empty": {func(w *world) {
 			had(3)(w)
 			w.disks["/phone/media"] = disk{tree: "old media", empty: true}
-		}, &job.Replaced{Files: 1, Bytes: 3, Kept: true}, 2},
+		}, &model.Replaced{Files: 1, Bytes: 3, Kept: true}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].state = job.IsStopped
+				w.instances["phone"].state = model.IsStopped
 				w.backups["phone"] = []int{5, 7}
 				c.set(w)
 				l := w.start(-1, job.Options{})
@@ -296,7 +297,7 @@ func TestReplacedIsReported(t *testing.T) {
 				j := l.final(task.Jobs[0].Job)
 				time.Sleep(5 * time.Second)
 				l.stop()
-				if j.State != job.Done {
+				if j.State != model.Done {
 					t.Fatalf("%s: %s", j.State, j.Cause)
 				}
 				if got := j.Restore.Replaced; fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", c.want) && (got == nil || c.want == nil || *got != *c.want) {
@@ -325,9 +326,9 @@ func TestPutBackIsRefused(t *testing.T) {
 		cause string
 		err   error
 	}{
-		"it runs":         {had(3), func(_ *testing.T, w *world, _ *life) { w.instances["phone"].state = job.IsRunning }, "stop it", nil},
-		"not known":       {had(3), func(_ *testing.T, w *world, _ *life) { w.instances["phone"].state = job.IsUnknown }, "can't tell", nil},
-		"nothing is kept": {func(*world) {}, nil, "", job.ErrNotFound},
+		"it runs":         {had(3), func(_ *testing.T, w *world, _ *life) { w.instances["phone"].state = model.IsRunning }, "stop it", nil},
+		"not known":       {had(3), func(_ *testing.T, w *world, _ *life) { w.instances["phone"].state = model.IsUnknown }, "can't tell", nil},
+		"nothing is kept": {func(*world) {}, nil, "", model.ErrNotFound},
 		"one was not there": {func(w *world) {
 			had(3)(w)
 			w.restore = func(context.Context, int) error { // somebody takes it away meanwhile
@@ -349,7 +350,7 @@ func TestPutBackIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].state = job.IsStopped
+				w.instances["phone"].state = model.IsStopped
 				w.backups["phone"] = []int{5, 7}
 				c.set(w)
 				l := w.start(-1, job.Options{})
@@ -357,7 +358,7 @@ func TestPutBackIsRefused(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if j := l.final(task.Jobs[0].Job); j.State != job.Done {
+				if j := l.final(task.Jobs[0].Job); j.State != model.Done {
 					t.Fatalf("%s: %s", j.State, j.Cause)
 				}
 				if c.then != nil {
@@ -367,7 +368,7 @@ func TestPutBackIsRefused(t *testing.T) {
 				if task, err = l.m.PutBack("phone", ""); !errors.Is(err, c.err) {
 					t.Fatalf("put back: %v", err)
 				} else if err == nil {
-					if j := l.final(task.Jobs[0].Job); j.State != job.Failed || !strings.Contains(j.Cause, c.cause) {
+					if j := l.final(task.Jobs[0].Job); j.State != model.Failed || !strings.Contains(j.Cause, c.cause) {
 						t.Errorf("%s: %s", j.State, j.Cause)
 					}
 				}
@@ -397,7 +398,7 @@ func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].state = job.IsStopped
+				w.instances["phone"].state = model.IsStopped
 				w.backups["phone"] = []int{5, 7}
 				l := w.start(-1, job.Options{InPlaceOrder: c.order})
 				task, err := l.prepare("one", "phone")
@@ -420,7 +421,7 @@ func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
 				if task, err = l.prepare("two", "phone"); err != nil {
 					t.Fatal(err)
 				}
-				if j := l.final(task.Jobs[0].Job); j.State != job.Failed || !strings.Contains(j.Cause, c.cause) {
+				if j := l.final(task.Jobs[0].Job); j.State != model.Failed || !strings.Contains(j.Cause, c.cause) {
 					t.Errorf("%s: %s", j.State, j.Cause)
 				}
 				l.stop()
@@ -444,7 +445,7 @@ func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
 func TestInPlaceOrderFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{5, 7}
 		l := w.start(-1, job.Options{InPlaceOrder: true})
 		task, err := l.prepare("one", "phone")
@@ -463,7 +464,7 @@ func TestInPlaceOrderFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		j := l.final(task.Jobs[0].Job)
-		if j.State != job.Failed || !strings.Contains(j.Cause, "no such pack") || !strings.Contains(j.Cause, "the next prepare restores backup b12") || len(w.disks) != 0 {
+		if j.State != model.Failed || !strings.Contains(j.Cause, "no such pack") || !strings.Contains(j.Cause, "the next prepare restores backup b12") || len(w.disks) != 0 {
 			t.Errorf("%s: %s; on the disks: %v", j.State, j.Cause, w.disks)
 		}
 		w.mu.Lock()
@@ -472,7 +473,7 @@ func TestInPlaceOrderFails(t *testing.T) {
 		if task, err = l.prepare("three", "phone"); err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(task.Jobs[0].Job); j.State != job.Done || !w.holds(12) {
+		if j := l.final(task.Jobs[0].Job); j.State != model.Done || !w.holds(12) {
 			t.Errorf("%s: %s; on the disks: %v", j.State, j.Cause, w.disks)
 		}
 		l.stop()

@@ -7,14 +7,15 @@ import (
 	"strings"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // counted is the result of a count of a volume of the world.
-func counted(d disk) job.Count {
+func counted(d disk) model.Count {
 	if d.empty {
-		return job.Count{Whole: true}
+		return model.Count{Whole: true}
 	}
-	return job.Count{Files: 1, Bytes: uint64(d.count), Entries: 1, Whole: true}
+	return model.Count{Files: 1, Bytes: uint64(d.count), Entries: 1, Whole: true}
 }
 
 // errHangs makes an act of the world last until the end of its context.
@@ -23,7 +24,7 @@ var errHangs = errors.New("it hangs")
 // instanceOf is whose a path of the world is.
 func instanceOf(path string) string { return strings.Split(path, "/")[1] }
 
-func (r fakeRestorer) Count(ctx context.Context, _ job.Place, path string) (string, job.Count, error) {
+func (r fakeRestorer) Count(ctx context.Context, _ model.Place, path string) (string, model.Count, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
@@ -35,17 +36,17 @@ func (r fakeRestorer) Count(ctx context.Context, _ job.Place, path string) (stri
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return "", job.Count{}, err
+		return "", model.Count{}, err
 	}
 	d, there := r.l.w.disks[path]
 	if !there {
-		return "", job.Count{Whole: true}, nil
+		return "", model.Count{Whole: true}, nil
 	}
 	return d.tree, counted(d), nil
 }
 
 // take renames the tree Old of a place. The lock is held.
-func (r fakeRestorer) take(p job.Place, from, to string) error {
+func (r fakeRestorer) take(p model.Place, from, to string) error {
 	w := r.l.w
 	if w.disks[to].tree == p.Old {
 		return nil
@@ -62,21 +63,21 @@ func (r fakeRestorer) take(p job.Place, from, to string) error {
 }
 
 // kept is the journal's record of a tree that is kept aside. The lock is held.
-func (r fakeRestorer) kept(old string) (job.Aside, bool) {
+func (r fakeRestorer) kept(old string) (model.Aside, bool) {
 	all, err := r.l.j.Kept()
 	if err != nil {
-		return job.Aside{}, false
+		return model.Aside{}, false
 	}
-	i := slices.IndexFunc(all, func(s job.Aside) bool {
-		return slices.ContainsFunc(s.Volumes, func(v job.AsideVolume) bool { return v.Place.Old == old })
+	i := slices.IndexFunc(all, func(s model.Aside) bool {
+		return slices.ContainsFunc(s.Volumes, func(v model.AsideVolume) bool { return v.Place.Old == old })
 	})
 	if i < 0 {
-		return job.Aside{}, false
+		return model.Aside{}, false
 	}
 	return all[i], true
 }
 
-func (r fakeRestorer) SetAside(p job.Place) error {
+func (r fakeRestorer) SetAside(p model.Place) error {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()
@@ -90,7 +91,7 @@ func (r fakeRestorer) SetAside(p job.Place) error {
 	return r.take(p, p.Stage, p.Aside)
 }
 
-func (r fakeRestorer) TakeOut(p job.Place) error {
+func (r fakeRestorer) TakeOut(p model.Place) error {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()
@@ -99,21 +100,21 @@ func (r fakeRestorer) TakeOut(p job.Place) error {
 		return err
 	}
 	j := r.l.record(instanceOf(p.Target))
-	if j.State != job.Restoring || !slices.ContainsFunc(j.Restore.Out, func(o job.Place) bool { return o.Old == p.Old }) || j.Restore.Condemned {
+	if j.State != model.Restoring || !slices.ContainsFunc(j.Restore.Out, func(o model.Place) bool { return o.Old == p.Old }) || j.Restore.Condemned {
 		w.fault("journal-first: %s is taken out while the journal says %s", p.Target, j.State)
 	}
-	if s := w.instances[instanceOf(p.Target)].state; s == job.IsRunning || s == job.IsFrozen {
+	if s := w.instances[instanceOf(p.Target)].state; s == model.IsRunning || s == model.IsFrozen {
 		w.fault("%s is taken out while the instance is %s", p.Target, s)
 	}
 	return r.take(p, p.Target, p.Aside)
 }
 
-func (r fakeRestorer) Return(p job.Place) error {
+func (r fakeRestorer) Return(p model.Place) error {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if j := r.l.record(instanceOf(p.Target)); j.State != job.Failing && j.State != job.Suspending || j.Restore.Condemned {
+	if j := r.l.record(instanceOf(p.Target)); j.State != model.Failing && j.State != model.Suspending || j.Restore.Condemned {
 		w.fault("journal-first: %s is brought back while the journal says %s", p.Target, j.State)
 	}
 	if w.disks[p.Target].tree == p.Old {
@@ -122,7 +123,7 @@ func (r fakeRestorer) Return(p job.Place) error {
 	return r.take(p, p.Aside, p.Target)
 }
 
-func (r fakeRestorer) LiesAside(p job.Place) (string, error) {
+func (r fakeRestorer) LiesAside(p model.Place) (string, error) {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()
@@ -136,7 +137,7 @@ func (r fakeRestorer) LiesAside(p job.Place) (string, error) {
 }
 
 // Room has place for one copy of an instance where the world is small.
-func (r fakeRestorer) Room(_ context.Context, q job.RestoreRequest, freed map[string]job.Count) error {
+func (r fakeRestorer) Room(_ context.Context, q job.RestoreRequest, freed map[string]model.Count) error {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()
@@ -153,7 +154,7 @@ func (r fakeRestorer) Room(_ context.Context, q job.RestoreRequest, freed map[st
 }
 
 // noted is the content at a path of a place, and its note. The lock is held.
-func (r fakeRestorer) noted(p job.Place, path string) (tree string, n job.KeptNote, has bool) {
+func (r fakeRestorer) noted(p model.Place, path string) (tree string, n model.KeptNote, has bool) {
 	tree = r.l.w.disks[path].tree
 	if tree == "" || p.Old != "" && tree != p.Old {
 		return "", n, false
@@ -162,7 +163,7 @@ func (r fakeRestorer) noted(p job.Place, path string) (tree string, n job.KeptNo
 	return tree, n, has
 }
 
-func (r fakeRestorer) Note(p job.Place, path string, n job.KeptNote) error {
+func (r fakeRestorer) Note(p model.Place, path string, n model.KeptNote) error {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()
@@ -176,7 +177,7 @@ func (r fakeRestorer) Note(p job.Place, path string, n job.KeptNote) error {
 	return nil
 }
 
-func (r fakeRestorer) NoteOn(p job.Place, path string) (*job.KeptNote, error) {
+func (r fakeRestorer) NoteOn(p model.Place, path string) (*model.KeptNote, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
@@ -189,7 +190,7 @@ func (r fakeRestorer) NoteOn(p job.Place, path string) (*job.KeptNote, error) {
 	return nil, nil
 }
 
-func (r fakeRestorer) FindKept(context.Context) (all []job.FoundKept, err error) {
+func (r fakeRestorer) FindKept(context.Context) (all []model.FoundKept, err error) {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()
@@ -198,10 +199,10 @@ func (r fakeRestorer) FindKept(context.Context) (all []job.FoundKept, err error)
 		if !strings.Contains(path, "/.") {
 			continue
 		}
-		f := job.FoundKept{Path: path}
+		f := model.FoundKept{Path: path}
 		if n, has := w.notes[d.tree]; has {
 			f.Note = &n
-			f.Place = job.Place{Volume: n.Volume, Target: n.Target, Old: d.tree, Stage: path, Aside: "/" + n.Instance + "/.holdfast-kept-" + n.Job + "-" + n.Volume}
+			f.Place = model.Place{Volume: n.Volume, Target: n.Target, Old: d.tree, Stage: path, Aside: "/" + n.Instance + "/.holdfast-kept-" + n.Job + "-" + n.Volume}
 		}
 		if f.Note != nil || strings.Contains(path, "/.holdfast-kept-") {
 			all = append(all, f)
@@ -211,7 +212,7 @@ func (r fakeRestorer) FindKept(context.Context) (all []job.FoundKept, err error)
 }
 
 // destroyed tells of content that is removed, which may be in no backup. The lock is held.
-func (r fakeRestorer) destroyed(p job.Place) {
+func (r fakeRestorer) destroyed(p model.Place) {
 	w := r.l.w
 	d, there := w.disks[p.Stage]
 	if !there || d.empty || d.tree == "in parts" || strings.HasPrefix(d.tree, "tree of ") && d.count < 100 {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"holdfast/agent/model"
 )
 
 // The watch over the space that bases take. A base costs what its instance overwrites, as
@@ -92,7 +94,7 @@ func (m *Manager) watchRoom(ctx context.Context, seen map[string]roomSeen) (paus
 
 // dropShort removes a base for lack of space and says so; false
 // where it can't go, since a job uses it.
-func (m *Manager) dropShort(ctx context.Context, b Base, free, total int64, lasts time.Duration) bool {
+func (m *Manager) dropShort(ctx context.Context, b model.Base, free, total int64, lasts time.Duration) bool {
 	forgotten, err := m.journal.forgetBase(b)
 	if err != nil || !forgotten {
 		return false
@@ -102,6 +104,6 @@ func (m *Manager) dropShort(ctx context.Context, b Base, free, total int64, last
 		why = fmt.Errorf("%w; at the rate at which it shrinks, that lasts for %s", why, lasts.Round(time.Second))
 	}
 	m.parts.Observer.Lacked(b.Instance, "", fmt.Sprintf("keep the base snapshot of volume %q", b.Volume), why)
-	m.removeLeftover(ctx, Leftover{Instance: b.Instance, Ref: b.Ref, Since: m.opts.Now().UTC()})
+	m.removeLeftover(ctx, model.Leftover{Instance: b.Instance, Ref: b.Ref, Since: m.opts.Now().UTC()})
 	return true
 }

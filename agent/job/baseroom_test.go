@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestBaseGoesBeforeTheDiskIsFull: a base that stands idle goes while there
@@ -32,7 +33,7 @@ func TestBaseGoesBeforeTheDiskIsFull(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].mode = job.ModeLive
+				w.instances["phone"].mode = model.ModeLive
 				var begin atomic.Int64
 				left := func() int64 {
 					if b := begin.Load(); b != 0 {
@@ -40,7 +41,7 @@ func TestBaseGoesBeforeTheDiskIsFull(t *testing.T) {
 					}
 					return c.free
 				}
-				w.room = func(context.Context, job.Base) (int64, int64, error) { return left(), total, nil }
+				w.room = func(context.Context, model.Base) (int64, int64, error) { return left(), total, nil }
 				l := w.start(-1, job.Options{Bases: job.Bases{Keep: true, MinFree: 0.1}})
 				task, err := l.accept("r", "phone")
 				if err != nil {

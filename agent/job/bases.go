@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -18,21 +19,6 @@ import (
 // content, so that the next backup of its volume reads only the differences from it.
 // Only the journal tells a base from a leftover. A base begins in the transaction that
 // takes it out of its job's record, so a crash loses a base or keeps it, and leaks none.
-
-// Base is a base snapshot of one volume.
-type Base struct {
-	Instance string `json:"instance"`
-	Volume   string `json:"volume"`
-	Ref      Ref    `json:"ref"`
-	// that was made of it, or restored to it; empty after a round of pre-copy
-	Backup string `json:"backup,omitempty"`
-	Ino    uint64 `json:"ino,omitempty"` // as Snapshot.Ino
-	// the engine's id of its catalogue of this snapshot
-	Catalogue string    `json:"catalogue"`
-	Made      time.Time `json:"made"` // UTC, for people
-	// MadeUp is when the base was made by the journal's clock, which its age is counted by.
-	MadeUp time.Duration `json:"made_up"`
-}
 
 // Bases are the rules for bases.
 type Bases struct {
@@ -48,7 +34,7 @@ const basesEvery = time.Hour
 func baseKey(instance, volume string) []byte { return []byte(instance + "\x00" + volume) }
 
 // Bases returns the bases of an instance, or of all when it is "", the oldest first.
-func (jr *Journal) Bases(instance string) (bases []Base, err error) {
+func (jr *Journal) Bases(instance string) (bases []model.Base, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		bases, err = basesOf(tx, instance)
 		return err
@@ -56,20 +42,20 @@ func (jr *Journal) Bases(instance string) (bases []Base, err error) {
 	return bases, err
 }
 
-func basesOf(tx *bbolt.Tx, instance string) (bases []Base, err error) {
+func basesOf(tx *bbolt.Tx, instance string) (bases []model.Base, err error) {
 	prefix := []byte(instance)
 	if instance != "" {
 		prefix = baseKey(instance, "")
 	}
 	c := tx.Bucket(bucketBases).Cursor()
 	for k, v := c.Seek(prefix); k != nil && hasPrefix(k, prefix); k, v = c.Next() {
-		var b Base
+		var b model.Base
 		if err := json.Unmarshal(v, &b); err != nil {
 			return nil, fmt.Errorf("journal: decode base %q: %w", k, err)
 		}
 		bases = append(bases, b)
 	}
-	slices.SortFunc(bases, func(a, b Base) int {
+	slices.SortFunc(bases, func(a, b model.Base) int {
 		return cmp.Or(cmp.Compare(a.MadeUp, b.MadeUp), cmp.Compare(a.Ref.Path, b.Ref.Path))
 	})
 	return bases, nil
@@ -97,16 +83,16 @@ func putBases(tx *bbolt.Tx, instance string, c change) error {
 }
 
 // forgetBase takes a base out of the journal, unless it is another one by now or a job may use it.
-func (jr *Journal) forgetBase(b Base) (forgotten bool, err error) {
+func (jr *Journal) forgetBase(b model.Base) (forgotten bool, err error) {
 	err = jr.update(func(tx *bbolt.Tx) error {
 		forgotten = false
 		if id := tx.Bucket(bucketActive).Get([]byte(b.Instance)); id != nil {
 			j, err := getJob(tx, string(id))
-			if err != nil || j.State != Accepted {
+			if err != nil || j.State != model.Accepted {
 				return err
 			}
 		}
-		var now Base
+		var now model.Base
 		found, err := get(tx, bucketBases, baseKey(b.Instance, b.Volume), &now)
 		if err != nil || !found || now.Ref != b.Ref {
 			return err
@@ -136,17 +122,17 @@ func (m *Manager) dropBases(ctx context.Context) {
 		case err != nil:
 			m.parts.Observer.Trouble(b.Instance, "", "remove base snapshot "+b.Ref.Path, err)
 		case forgotten:
-			m.removeLeftover(ctx, Leftover{Instance: b.Instance, Ref: b.Ref, Since: m.opts.Now().UTC()})
+			m.removeLeftover(ctx, model.Leftover{Instance: b.Instance, Ref: b.Ref, Since: m.opts.Now().UTC()})
 		}
 	}
 }
 
-func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
+func (m *Manager) mayKeep(ctx context.Context, b model.Base) bool {
 	rules := m.opts.Bases
 	if !rules.Keep || rules.MaxAge > 0 && m.journal.Up()-b.MadeUp > rules.MaxAge {
 		return false
 	}
-	if _, err := m.parts.Instance(b.Instance); errors.Is(err, ErrNotFound) {
+	if _, err := m.parts.Instance(b.Instance); errors.Is(err, model.ErrNotFound) {
 		return false
 	}
 	if rules.MinFree <= 0 || m.parts.Room == nil {
@@ -161,7 +147,7 @@ func (m *Manager) mayKeep(ctx context.Context, b Base) bool {
 }
 
 // toKeep returns the snapshots, out of the engine's snapshots, which become bases.
-func (w *worker) toKeep(j *Job, snapshots []Snapshot, result *Result) []Base {
+func (w *worker) toKeep(j *model.Job, snapshots []model.Snapshot, result *model.Result) []model.Base {
 	if !w.m.opts.Bases.Keep || result == nil {
 		return nil
 	}
@@ -170,10 +156,10 @@ func (w *worker) toKeep(j *Job, snapshots []Snapshot, result *Result) []Base {
 
 // basesOf makes bases of those snapshots of which a catalogue is
 // known, and which can be compared with.
-func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues map[string]string) (bases []Base) {
+func (w *worker) basesOf(j *model.Job, snapshots []model.Snapshot, backup string, catalogues map[string]string) (bases []model.Base) {
 	for _, s := range snapshots {
 		if id := catalogues[s.Name]; s.Live && s.Comparable && id != "" {
-			bases = append(bases, Base{
+			bases = append(bases, model.Base{
 				Instance: j.Instance, Volume: s.Name, Ref: s.Ref, Ino: s.Ino, Backup: backup, Catalogue: id, Made: w.m.opts.Now().UTC(), MadeUp: w.m.journal.Up(),
 			})
 		}
@@ -183,8 +169,8 @@ func (w *worker) basesOf(j *Job, snapshots []Snapshot, backup string, catalogues
 
 // atEnd returns the snapshots that become bases at the end of a
 // job that has stored a backup and did not release its instance.
-func (w *worker) atEnd(hard context.Context, j *Job) []Base {
-	if j.State != Resuming && j.State != Ending && j.State != Failing {
+func (w *worker) atEnd(hard context.Context, j *model.Job) []model.Base {
+	if j.State != model.Resuming && j.State != model.Ending && j.State != model.Failing {
 		return nil
 	}
 	kept := w.toKeep(j, j.Snapshots, j.Result)
@@ -195,7 +181,7 @@ func (w *worker) atEnd(hard context.Context, j *Job) []Base {
 	if err != nil {
 		return nil
 	}
-	return w.standing(j, kept, func(s Snapshot) (bool, error) {
+	return w.standing(j, kept, func(s model.Snapshot) (bool, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(hard), removeTimeout)
 		defer cancel()
 		return instance.Snapshots.Stands(ctx, s)
@@ -203,7 +189,7 @@ func (w *worker) atEnd(hard context.Context, j *Job) []Base {
 }
 
 // replaced returns the bases that the change takes the places of.
-func (jr *Journal) replaced(instance string, c change) ([]Base, error) {
+func (jr *Journal) replaced(instance string, c change) ([]model.Base, error) {
 	if len(c.bases) == 0 && !c.dropBases {
 		return nil, nil
 	}
@@ -211,17 +197,17 @@ func (jr *Journal) replaced(instance string, c change) ([]Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(old, func(b Base) bool {
-		return slices.ContainsFunc(c.bases, func(k Base) bool { return k.Ref.Path == b.Ref.Path }) ||
-			!c.dropBases && !slices.ContainsFunc(c.bases, func(k Base) bool { return k.Volume == b.Volume })
+	return slices.DeleteFunc(old, func(b model.Base) bool {
+		return slices.ContainsFunc(c.bases, func(k model.Base) bool { return k.Ref.Path == b.Ref.Path }) ||
+			!c.dropBases && !slices.ContainsFunc(c.bases, func(k model.Base) bool { return k.Volume == b.Volume })
 	}), nil
 }
 
 // removeBases removes bases that the journal names no more.
-func (w *worker) removeBases(bases []Base) {
+func (w *worker) removeBases(bases []model.Base) {
 	for _, b := range bases {
 		_ = w.act(crashpoint.RemoveSnapshot, func() error {
-			w.m.removeLeftover(context.Background(), Leftover{Instance: b.Instance, Job: w.id, Ref: b.Ref, Since: w.m.opts.Now().UTC()})
+			w.m.removeLeftover(context.Background(), model.Leftover{Instance: b.Instance, Job: w.id, Ref: b.Ref, Since: w.m.opts.Now().UTC()})
 			return nil
 		})
 	}
@@ -229,11 +215,11 @@ func (w *worker) removeBases(bases []Base) {
 
 // planRestored names the snapshots that are to become bases of the restored volumes with a
 // catalogue. A base that can't be had costs the next backup time, and this restore nothing.
-func (w *worker) planRestored(ctx context.Context, j *Job, places []Place, result *RestoreResult) []Snapshot {
+func (w *worker) planRestored(ctx context.Context, j *model.Job, places []model.Place, result *model.RestoreResult) []model.Snapshot {
 	if !w.m.opts.Bases.Keep || len(result.Catalogues) == 0 {
 		return nil
 	}
-	var planned []Snapshot
+	var planned []model.Snapshot
 	instance, err := w.instance(j)
 	if err == nil {
 		planned, err = instance.Snapshots.PlanRestored(ctx, lastName(j), places)
@@ -241,15 +227,15 @@ func (w *worker) planRestored(ctx context.Context, j *Job, places []Place, resul
 	if err != nil {
 		w.m.parts.Observer.Lacked(j.Instance, j.ID, "plan the base snapshots of the restored volumes", err)
 	}
-	return slices.DeleteFunc(planned, func(s Snapshot) bool { return result.Catalogues[s.Name] == "" })
+	return slices.DeleteFunc(planned, func(s model.Snapshot) bool { return result.Catalogues[s.Name] == "" })
 }
 
 // baseRestored makes the bases of restored volumes, and returns the bases that
 // stand. They are made before the first volume is in its place: there the instance
 // may write, and a base with more content than its catalogue tells would make a
 // wrong backup. So once a volume is in its place, no base is made any more.
-func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
-	var standing []Snapshot
+func (w *worker) baseRestored(ctx context.Context, j *model.Job, placed int) []model.Base {
+	var standing []model.Snapshot
 	for _, s := range j.Snapshots {
 		var stands bool
 		instance, err := w.instance(j)
@@ -283,12 +269,14 @@ func (w *worker) baseRestored(ctx context.Context, j *Job, placed int) []Base {
 // roundName names the snapshots of a round of pre-copy. No two rounds
 // of a job share a name: the snapshot of one round may stand as a base
 // while the next round makes its own, and must not be taken for it.
-func roundName(j *Job, round int) string { return fmt.Sprintf("%s-%d-%d", j.ID, j.Attempts, round) }
+func roundName(j *model.Job, round int) string {
+	return fmt.Sprintf("%s-%d-%d", j.ID, j.Attempts, round)
+}
 
 // lastName names the snapshots that a backup is made of, or that become
 // bases of restored volumes. Each try of the job has names of its own: what
 // the try before could not remove may be removed while this one works.
-func lastName(j *Job) string {
+func lastName(j *model.Job) string {
 	if j.Attempts == 0 {
 		return j.ID
 	}
@@ -296,8 +284,8 @@ func lastName(j *Job) string {
 }
 
 // snapshotName names the snapshots of the step that the job is in.
-func snapshotName(j *Job) string {
-	if j.State == Precopying {
+func snapshotName(j *model.Job) string {
+	if j.State == model.Precopying {
 		return roundName(j, len(j.Rounds))
 	}
 	return lastName(j)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestBaseFollowsItsBackups: a backup that does not end in release leaves one base for each
@@ -17,7 +18,7 @@ import (
 func TestBaseFollowsItsBackups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].mode = job.ModeLive
+		w.instances["phone"].mode = model.ModeLive
 		l := w.start(-1, job.Options{Bases: job.Bases{Keep: true}, Precopy: job.Precopy{Rounds: 3}})
 		defer l.stop()
 		run := func(id string) {
@@ -26,12 +27,12 @@ func TestBaseFollowsItsBackups(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if j := l.final(task.Jobs[0].Job); j.State != job.Done {
+			if j := l.final(task.Jobs[0].Job); j.State != model.Done {
 				t.Fatalf("%s: %s", j.State, j.Cause)
 			}
 			time.Sleep(time.Second)
 		}
-		bases := func() []job.Base {
+		bases := func() []model.Base {
 			t.Helper()
 			got, err := l.j.Bases("phone")
 			if err != nil {
@@ -51,9 +52,9 @@ func TestBaseFollowsItsBackups(t *testing.T) {
 		if second := bases(); len(second) != 2 || w.based != 2 || slices.Contains(second, first[0]) {
 			t.Fatalf("after the second backup: %+v, %d times used", second, w.based)
 		}
-		w.instances["phone"].mode = job.ModePrecopy
+		w.instances["phone"].mode = model.ModePrecopy
 		run("third") // three rounds and the end, each with a base
-		if third := bases(); len(third) != 0 || w.based != 2+4*2 || w.instances["phone"].state != job.IsStopped {
+		if third := bases(); len(third) != 0 || w.based != 2+4*2 || w.instances["phone"].state != model.IsStopped {
 			t.Fatalf("after the release: %+v, %d times used", third, w.based)
 		}
 		for _, f := range w.faults {
@@ -85,13 +86,13 @@ func TestBasesAreDropped(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				free.Store(50)
 				w := newWorld(t, "phone")
-				w.room = func(context.Context, job.Base) (int64, int64, error) {
+				w.room = func(context.Context, model.Base) (int64, int64, error) {
 					if free.Load() < 0 {
 						return 0, 0, errors.New("device is gone")
 					}
 					return free.Load(), 100, nil
 				}
-				w.instances["phone"].mode = job.ModeLive
+				w.instances["phone"].mode = model.ModeLive
 				l := w.start(-1, job.Options{Bases: c.opts})
 				task, err := l.accept("r", "phone")
 				if err != nil {

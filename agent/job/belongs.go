@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // Belonging tells whether an instance is on this host, as far as the journal knows. The claims of
@@ -29,7 +31,7 @@ func (jr *Journal) Belongs(instance string) (b Belonging, err error) {
 
 func belongs(tx *bbolt.Tx, instance string) (b Belonging, err error) {
 	b.Here = true
-	var known Content
+	var known model.Content
 	if _, err := get(tx, bucketContent, []byte(instance), &known); err != nil {
 		return b, err
 	}
@@ -48,21 +50,21 @@ func belongs(tx *bbolt.Tx, instance string) (b Belonging, err error) {
 	}
 	switch {
 	case active:
-	case last.leftAll():
+	case leftAll(last):
 		// It did nothing to the volumes, so that the instance is where it was before. A claim
 		// of such a job can stand all the same, where a crash came before the next state.
 		b.Here = known.Backup != "" && !known.Released
 	case last.IsRestore():
-		b.Here = last.State != Failed || last.Restore.Placed
+		b.Here = last.State != model.Failed || last.Restore.Placed
 	default:
-		b.Here = last.Entered[Released].IsZero()
+		b.Here = last.Entered[model.Released].IsZero()
 	}
 	return b, nil
 }
 
 // leftAll tells whether the job is a restore that failed and did nothing to the volumes.
-func (j *Job) leftAll() bool {
-	return j.IsRestore() && j.State == Failed && (j.Restore == nil || !j.Restore.Placed && !j.Restore.Condemned)
+func leftAll(j *model.Job) bool {
+	return j.IsRestore() && j.State == model.Failed && (j.Restore == nil || !j.Restore.Placed && !j.Restore.Condemned)
 }
 
 // KeepsClaim tells whether the host keeps its claim on an instance. origin is the job by which the
@@ -84,14 +86,14 @@ func (jr *Journal) KeepsClaim(instance, origin string) (keeps bool, err error) {
 			return nil
 		}
 		last, err := getJob(tx, string(id))
-		if err != nil || !last.leftAll() {
+		if err != nil || !leftAll(last) {
 			return err
 		}
 		first, err := getJob(tx, origin)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, model.ErrNotFound) {
 			return nil // an operator, or a job that ended long ago
 		}
-		keeps = err != nil || !first.leftAll()
+		keeps = err != nil || !leftAll(first)
 		return err
 	})
 	return keeps, err

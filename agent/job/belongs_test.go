@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestFailedRestoreKeepsNoClaim: a restore that failed and did nothing to the volumes lets go of
@@ -15,19 +16,19 @@ import (
 func TestFailedRestoreKeepsNoClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].policy = job.ReleaseByControlPlane
+		w.instances["phone"].policy = model.ReleaseByControlPlane
 		l := w.start(-1, job.Options{})
 		backup := mustAccept(t, l, "backup", "phone").Jobs[0].Job
-		l.until(backup, job.Acknowledged)
+		l.until(backup, model.Acknowledged)
 		if err := l.m.Resume("phone"); err != nil {
 			t.Fatal(err)
 		}
 		l.final(backup)
 		w.mu.Lock()
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.mu.Unlock()
 		refused := func(context.Context, int) error { return errors.New("the store is away") }
-		prepare := func(request string, restore func(context.Context, int) error, want job.State) string {
+		prepare := func(request string, restore func(context.Context, int) error, want model.State) string {
 			t.Helper()
 			w.mu.Lock()
 			w.restore = restore
@@ -52,17 +53,17 @@ func TestFailedRestoreKeepsNoClaim(t *testing.T) {
 		if b, err := l.j.Belongs("phone"); err != nil || !b.Here {
 			t.Fatalf("after the backup: %+v, %v", b, err)
 		}
-		one := prepare("one", refused, job.Failed)
+		one := prepare("one", refused, model.Failed)
 		check("a restore failed", one, false)
 		check("a restore failed", "of an operator", true)
 		check("a restore failed", "", true)
-		two := prepare("two", refused, job.Failed)
+		two := prepare("two", refused, model.Failed)
 		check("two failed", one, false)
 		check("two failed", two, false)
-		three := prepare("three", nil, job.Done)
+		three := prepare("three", nil, model.Done)
 		check("the third is done", one, true)
 		check("the third is done", three, true)
-		four := prepare("four", refused, job.Failed)
+		four := prepare("four", refused, model.Failed)
 		check("the fourth failed", three, true)
 		check("the fourth failed", four, false)
 		l.stop()

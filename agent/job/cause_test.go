@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestStorageFailsWithItsCause: when a snapshot can't be made, or can't be read
@@ -36,15 +37,15 @@ func TestStorageFailsWithItsCause(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name string
-		mode job.Mode
+		mode model.Mode
 		set  func(w *world)
 	}{
-		{"no snapshot of a running instance", job.ModePrecopy, making},
-		{"no snapshot of a frozen instance", job.ModeFrozen, making},
-		{"no snapshot of a stopped instance", job.ModeStop, making},
-		{"read in a round", job.ModePrecopy, reading(true)},
-		{"read after the rounds", job.ModePrecopy, reading(false)},
-		{"read live", job.ModeLive, reading(false)},
+		{"no snapshot of a running instance", model.ModePrecopy, making},
+		{"no snapshot of a frozen instance", model.ModeFrozen, making},
+		{"no snapshot of a stopped instance", model.ModeStop, making},
+		{"read in a round", model.ModePrecopy, reading(true)},
+		{"read after the rounds", model.ModePrecopy, reading(false)},
+		{"read live", model.ModeLive, reading(false)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -59,21 +60,21 @@ func TestStorageFailsWithItsCause(t *testing.T) {
 				j := l.final(task.Jobs[0].Job)
 				synctest.Wait()
 				l.stop()
-				if j.State != job.Failed || !strings.Contains(j.Cause, why) {
+				if j.State != model.Failed || !strings.Contains(j.Cause, why) {
 					t.Errorf("%s: %s", j.State, j.Cause)
 				}
 				last := w.events[len(w.events)-1]
 				var data struct {
 					Reason string `json:"reason"`
 				}
-				if err := json.Unmarshal(last.Data, &data); err != nil || last.Type != job.EventFailed || data.Reason != j.Cause {
+				if err := json.Unmarshal(last.Data, &data); err != nil || last.Type != model.EventFailed || data.Reason != j.Cause {
 					t.Errorf("the report: %s %q, %v", last.Type, data.Reason, err)
 				}
 				bases, snaps := 0, len(w.snaps)
 				if tt.name == "read after the rounds" {
 					bases = 2 // of the last round
 				}
-				if w.instances["phone"].state != job.IsRunning || snaps != bases {
+				if w.instances["phone"].state != model.IsRunning || snaps != bases {
 					t.Errorf("the instance is %s, snapshots %v", w.instances["phone"].state, w.snaps)
 				}
 				for _, f := range w.faults {

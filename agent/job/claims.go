@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -14,9 +15,9 @@ type Claimer interface {
 	// Claim claims the instance of a restore for this host; newest is the backup
 	// of the restore. An error says which other host has the instance. A warning
 	// tells of a claim that was taken over, or that nothing could be claimed.
-	Claim(ctx context.Context, j *Job, newest Content) (warning string, err error)
+	Claim(ctx context.Context, j *model.Job, newest model.Content) (warning string, err error)
 	// Unclaim removes the claim of this host on the instance of a job. No claim is no error.
-	Unclaim(ctx context.Context, j *Job) error
+	Unclaim(ctx context.Context, j *model.Job) error
 }
 
 // unclaimTime bounds the removal of a claim, for which a report waits.
@@ -24,7 +25,7 @@ const unclaimTime = 10 * time.Second
 
 // unclaim lets go of the claim on an instance that is down, before anybody is told of the release:
 // the next host may prepare the instance at once. A claim that can't be removed now goes later.
-func (w *worker) unclaim(ctx context.Context, j *Job) {
+func (w *worker) unclaim(ctx context.Context, j *model.Job) {
 	claimer, ok := w.m.parts.Restorer.(Claimer)
 	if !ok {
 		return
@@ -38,12 +39,12 @@ func (w *worker) unclaim(ctx context.Context, j *Job) {
 
 // claim claims the instance right before the restore is journalled; nothing that follows fails the
 // job with the claim left behind. An instance that runs here stays as it is, whoever claims it.
-func (w *worker) claim(ctx context.Context, j *Job, f Facts, r *Restore) error {
+func (w *worker) claim(ctx context.Context, j *model.Job, f Facts, r *model.Restore) error {
 	claimer, ok := w.m.parts.Restorer.(Claimer)
 	if !ok {
 		return nil
 	}
-	running := f.Found == IsRunning
+	running := f.Found == model.IsRunning
 	if running {
 		short, cancel := context.WithTimeout(ctx, askVault)
 		defer cancel()

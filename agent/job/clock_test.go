@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestClockStepsAhead: the wall clock of the host steps ten days ahead, or back,
@@ -15,20 +16,20 @@ import (
 // forgotten, and the reported time in which the instance stood still is right.
 func TestClockStepsAhead(t *testing.T) {
 	for _, step := range []time.Duration{10 * 24 * time.Hour, -10 * 24 * time.Hour, 100 * 24 * time.Hour} {
-		for _, at := range []job.State{job.Accepted, job.Frozen, job.Uploading, job.Reported, job.Acknowledged} {
+		for _, at := range []model.State{model.Accepted, model.Frozen, model.Uploading, model.Reported, model.Acknowledged} {
 			for _, restart := range []bool{false, true} {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t, "a", "b")
-					w.instances["a"].mode, w.instances["b"].mode = job.ModeFrozen, job.ModeFrozen
-					w.instances["a"].policy = job.ReleaseByControlPlane
+					w.instances["a"].mode, w.instances["b"].mode = model.ModeFrozen, model.ModeFrozen
+					w.instances["a"].policy = model.ReleaseByControlPlane
 					opts := job.Options{FrozenDeadline: time.Hour, JobDeadline: 12 * time.Hour, DrainTimeout: time.Hour, Jobs: 1}
 					l := w.start(-1, opts)
 					old := mustAccept(t, l, "old", "b")
 					l.final(old.Jobs[0].Job)
 					w.mu.Lock()
-					w.instances["b"].state = job.IsRunning
+					w.instances["b"].state = model.IsRunning
 					stepped := false
-					jump := func(s job.State) { // the lock is held
+					jump := func(s model.State) { // the lock is held
 						if s == at && !stepped {
 							stepped, w.skew = true, step
 						}
@@ -37,7 +38,7 @@ func TestClockStepsAhead(t *testing.T) {
 						time.Sleep(10 * time.Second)
 						return nil
 					}
-					w.observe = func(j *job.Job) {
+					w.observe = func(j *model.Job) {
 						w.mu.Lock()
 						defer w.mu.Unlock()
 						if j.Instance == "a" {
@@ -47,7 +48,7 @@ func TestClockStepsAhead(t *testing.T) {
 					w.mu.Unlock()
 					task := mustAccept(t, l, "r", "a")
 					id := task.Jobs[0].Job
-					l.until(id, job.Acknowledged)
+					l.until(id, model.Acknowledged)
 					if restart {
 						l.stop()
 						l = w.start(-1, opts)
@@ -62,7 +63,7 @@ func TestClockStepsAhead(t *testing.T) {
 					if err := l.m.Release("a"); err != nil {
 						t.Fatal(err)
 					}
-					if j := l.final(id); j.State != job.Done || j.FreezeSeconds(l.j.Up()) > 60 {
+					if j := l.final(id); j.State != model.Done || j.FreezeSeconds(l.j.Up()) > 60 {
 						t.Errorf("%s at %s: %s (%s), frozen for %.0f s", step, at, j.State, j.Cause, j.FreezeSeconds(l.j.Up()))
 					}
 					if again := mustAccept(t, l, "old", "b"); again.ID != old.ID {
@@ -82,7 +83,7 @@ func TestJournalClock(t *testing.T) {
 		begin := func() *life { return w.start(-1, job.Options{}) }
 		work := func(l *life, id string) {
 			l.final(mustAccept(t, l, id, "a").Jobs[0].Job)
-			w.instances["a"].state = job.IsRunning
+			w.instances["a"].state = model.IsRunning
 		}
 		l := begin()
 		work(l, "r1")
@@ -122,12 +123,12 @@ func TestListPages(t *testing.T) {
 		w := newWorld(t, "a", "b")
 		l := w.start(-1, job.Options{})
 		for _, name := range []string{"a", "b", "a", "a", "b", "a", "a"} {
-			task, err := l.send(job.Request{ID: time.Now().String(), Tenant: "acme", Instances: []string{name}, Kind: job.KindBackup})
+			task, err := l.send(job.Request{ID: time.Now().String(), Tenant: "acme", Instances: []string{name}, Kind: model.KindBackup})
 			if err != nil {
 				t.Fatal(err)
 			}
 			l.final(task.Jobs[0].Job)
-			w.instances[name].state = job.IsRunning
+			w.instances[name].state = model.IsRunning
 			time.Sleep(time.Minute)
 		}
 		for _, c := range []struct {
@@ -149,7 +150,7 @@ func TestListPages(t *testing.T) {
 			for limit := range 8 {
 				q, pages := c.q, 0
 				q.Limit = limit
-				var all []*job.Job
+				var all []*model.Job
 				for {
 					list, next, err := l.j.List(q)
 					if err != nil || limit > 0 && len(list) > limit || pages > 8 {
@@ -180,11 +181,11 @@ func TestRetentionByBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")
 		l := w.start(-1, job.Options{KeepBytes: 5000})
-		var first, last *job.Task
+		var first, last *model.Task
 		for i := range 20 {
 			last = mustAccept(t, l, time.Duration(i).String(), "a")
 			l.final(last.Jobs[0].Job)
-			w.instances["a"].state = job.IsRunning
+			w.instances["a"].state = model.IsRunning
 			if first == nil {
 				first = last
 			}
@@ -194,7 +195,7 @@ func TestRetentionByBytes(t *testing.T) {
 		if err != nil || len(list) == 0 || len(list) > 6 {
 			t.Errorf("%d jobs, %v", len(list), err)
 		}
-		if _, _, err := l.j.Task(first.ID); !errors.Is(err, job.ErrNotFound) {
+		if _, _, err := l.j.Task(first.ID); !errors.Is(err, model.ErrNotFound) {
 			t.Errorf("the first task: %v", err)
 		}
 		if _, _, err := l.j.Task(last.ID); err != nil {

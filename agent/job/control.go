@@ -8,13 +8,14 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
 // Update is a change of a job for those who watch its task.
 type Update struct {
-	Job      Job
-	Progress *Progress // set when the figures changed and not the state
+	Job      model.Job
+	Progress *model.Progress // set when the figures changed and not the state
 }
 
 // Watch sends what happens to the jobs of a task to the channel until stop is
@@ -45,23 +46,23 @@ func (m *Manager) publish(u Update) {
 }
 
 // changed tells everybody about a state that was journalled.
-func (m *Manager) changed(j *Job, from State) {
+func (m *Manager) changed(j *model.Job, from model.State) {
 	m.parts.Observer.Changed(j, from)
 	m.publish(Update{Job: *j})
 	wake(m.outbox)
 }
 
 // Progress returns the last figures of a job that is uploading.
-func (m *Manager) Progress(job string) (Progress, bool) {
+func (m *Manager) Progress(job string) (model.Progress, bool) {
 	m.mu.Lock()
 	w := m.running[job]
 	m.mu.Unlock()
 	if w == nil {
-		return Progress{}, false
+		return model.Progress{}, false
 	}
 	p := w.progress.Load()
 	if p == nil {
-		return Progress{}, false
+		return model.Progress{}, false
 	}
 	return *p, true
 }
@@ -92,15 +93,15 @@ func (m *Manager) signal(job string) {
 func (m *Manager) OutboxChanged() <-chan struct{} { return m.outbox }
 
 // Heads returns at most limit undelivered events, as Journal.Heads.
-func (m *Manager) Heads(limit int, skip func(instance string) bool) ([]Event, error) {
+func (m *Manager) Heads(limit int, skip func(instance string) bool) ([]model.Event, error) {
 	return m.journal.Heads(limit, skip)
 }
 
 // TakeProgress returns at most limit events with the progress of jobs, where it has
 // changed, with Seq 0: each is sent once, or not at all, and an instance with an
 // undelivered event has none. Instances that skip tells to leave out keep theirs.
-func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (taken []Event, err error) {
-	var progress []Event
+func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (taken []model.Event, err error) {
+	var progress []model.Event
 	m.mu.Lock()
 	for _, w := range m.running {
 		if len(progress) < limit {
@@ -163,23 +164,23 @@ func (m *Manager) settle(point string, seqs []uint64, refusal string) error {
 // get into their places. A job that is being undone is left alone, and so is a job
 // that was cancelled before. ErrEnded when the job is over otherwise.
 func (m *Manager) Cancel(id string) error {
-	_, _, err := m.journal.step(id, "", m.opts.Now(), func(_ *bbolt.Tx, j *Job) error {
+	_, _, err := m.journal.step(id, "", m.opts.Now(), func(_ *bbolt.Tx, j *model.Job) error {
 		switch {
 		case j.CancelAsked:
 			return errNothingToDo
 		case j.State.Final():
 			return fmt.Errorf("cancel job %s: %w", id, ErrEnded)
-		case j.State == Failing:
+		case j.State == model.Failing:
 			return errNothingToDo
-		case j.State == Unknown:
-			return fmt.Errorf("cancel job %s: %s: %w", id, j.Cause, ErrState)
-		case j.undoable():
+		case j.State == model.Unknown:
+			return fmt.Errorf("cancel job %s: %s: %w", id, j.Cause, model.ErrState)
+		case j.Undoable():
 			return nil
 		case j.IsRestore():
-			return fmt.Errorf("cancel job %s, which is %s: the volumes are restored: %w", id, j.State, ErrState)
+			return fmt.Errorf("cancel job %s, which is %s: the volumes are restored: %w", id, j.State, model.ErrState)
 		}
-		return fmt.Errorf("cancel job %s, which is %s: the backup is stored; resume the instance instead: %w", id, j.State, ErrState)
-	}, change{edit: func(j *Job) { j.CancelAsked = true }})
+		return fmt.Errorf("cancel job %s, which is %s: the backup is stored; resume the instance instead: %w", id, j.State, model.ErrState)
+	}, change{edit: func(j *model.Job) { j.CancelAsked = true }})
 	if errors.Is(err, errNothingToDo) {
 		return nil
 	}
@@ -203,40 +204,40 @@ var errNothingToDo = errors.New("nothing to do")
 // again, or the store looked at again where the backup is gone. Done twice it
 // is no error. ErrState when the instance has no stored backup that waits.
 func (m *Manager) Release(instance string) error {
-	return m.ask(instance, "release", func(j *Job) error {
-		if j.ResumeAsked || !slices.Contains([]State{Stored, Reported, Held, Acknowledged, Releasing, Released}, j.State) {
-			return ErrState
+	return m.ask(instance, "release", func(j *model.Job) error {
+		if j.ResumeAsked || !slices.Contains([]model.State{model.Stored, model.Reported, model.Held, model.Acknowledged, model.Releasing, model.Released}, j.State) {
+			return model.ErrState
 		}
-		if j.ReleaseAsked && j.State != Held && (j.State != Acknowledged || !j.forkUndecided()) {
+		if j.ReleaseAsked && j.State != model.Held && (j.State != model.Acknowledged || !j.ForkUndecided()) {
 			return errNothingToDo
 		}
 		return nil
-	}, (*Job).released)
+	}, noteRelease)
 }
 
 // Resume asks for a frozen instance with a stored backup to run again; the backup stays. Done twice
 // it is no error. ErrState when the instance is not held for a stored backup.
 func (m *Manager) Resume(instance string) error {
-	return m.ask(instance, "resume", func(j *Job) error {
+	return m.ask(instance, "resume", func(j *model.Job) error {
 		if j.ResumeAsked {
 			return errNothingToDo
 		}
-		if !slices.Contains([]State{Stored, Reported, Held, Acknowledged}, j.State) {
-			return ErrState
+		if !slices.Contains([]model.State{model.Stored, model.Reported, model.Held, model.Acknowledged}, j.State) {
+			return model.ErrState
 		}
 		return nil
-	}, func(j *Job) { j.ResumeAsked = true })
+	}, func(j *model.Job) { j.ResumeAsked = true })
 }
 
-func (m *Manager) ask(instance, what string, check func(*Job) error, edit func(*Job)) error {
+func (m *Manager) ask(instance, what string, check func(*model.Job) error, edit func(*model.Job)) error {
 	active, _, err := m.journal.ByInstance(instance)
 	if err != nil {
 		return err
 	}
 	if active == nil {
-		return fmt.Errorf("%s %q: it has no job that waits: %w", what, instance, ErrState)
+		return fmt.Errorf("%s %q: it has no job that waits: %w", what, instance, model.ErrState)
 	}
-	_, _, err = m.journal.step(active.ID, "", m.opts.Now(), func(_ *bbolt.Tx, j *Job) error {
+	_, _, err = m.journal.step(active.ID, "", m.opts.Now(), func(_ *bbolt.Tx, j *model.Job) error {
 		if err := check(j); err != nil {
 			if errors.Is(err, errNothingToDo) {
 				return err
@@ -265,7 +266,7 @@ type eventData struct {
 	// of a stored or restored backup, the one from which it came
 	Parent string `json:"parent,omitempty"`
 	// the other newest backups of the instance, which the stored one does not descend from
-	Fork []Fork `json:"fork,omitempty"`
+	Fork []model.Fork `json:"fork,omitempty"`
 	// the decision that ended that fork; nil while nobody has decided
 	ForkDecided   *forkData `json:"fork_decided,omitempty"`
 	Files         uint64    `json:"files,omitempty"`
@@ -284,7 +285,7 @@ type eventData struct {
 	LossesAccepted int  `json:"losses_accepted,omitempty"`
 	AlreadyReady   bool `json:"already_ready,omitempty"` // nothing had to be restored
 	// of a restore: the old content in the places of the volumes
-	Replaced *Replaced `json:"replaced,omitempty"`
+	Replaced *model.Replaced `json:"replaced,omitempty"`
 	// the job whose replaced volumes a restore has put back; "": it restored a backup
 	PutBack       string  `json:"put_back,omitempty"`
 	FreezeSeconds float64 `json:"freeze_seconds,omitempty"`
@@ -304,10 +305,10 @@ type volumeData struct {
 }
 
 // volumesRead tells how the volumes of a stored backup were read. Its snapshots stand.
-func volumesRead(j *Job) (read []volumeData) {
+func volumesRead(j *model.Job) (read []volumeData) {
 	for _, s := range j.Snapshots {
 		v := volumeData{Volume: s.Name, Provider: s.Ref.Provider, InPlace: !s.Live}
-		if j.Mode != ModeLive {
+		if j.Mode != model.ModeLive {
 			v.Held = s.Held
 		}
 		read = append(read, v)
@@ -315,14 +316,14 @@ func volumesRead(j *Job) (read []volumeData) {
 	return read
 }
 
-func (m *Manager) eventData(j *Job) eventData {
+func (m *Manager) eventData(j *model.Job) eventData {
 	d := eventData{
 		Task: j.Task, Job: j.ID, Instance: j.Instance, Tenant: j.Tenant,
 		FreezeSeconds: j.FreezeSeconds(m.journal.Up()),
 	}
 	if j.Result != nil {
 		d.BackupID, d.Files = j.Result.BackupID, j.Result.Files
-		d.Parent, d.Fork, d.ForkDecided = j.Result.Parent, j.Result.Fork, j.forkData()
+		d.Parent, d.Fork, d.ForkDecided = j.Result.Parent, j.Result.Fork, forkDataOf(j)
 		d.Bytes = j.Result.Bytes
 		d.LossesAccepted = j.Result.LossesAccepted
 		d.BytesRead, d.BytesNew, d.BytesSent = j.Result.BytesRead, j.Result.BytesNew, j.Result.BytesSent
@@ -339,16 +340,16 @@ func (m *Manager) eventData(j *Job) eventData {
 }
 
 // event makes the event of the type for a job's transaction.
-func (m *Manager) event(kind string) func(*Job) (Event, error) {
-	return func(j *Job) (Event, error) {
+func (m *Manager) event(kind string) func(*model.Job) (model.Event, error) {
+	return func(j *model.Job) (model.Event, error) {
 		d := m.eventData(j)
-		if kind == EventFailed || kind == EventRestoreFailed || kind == EventGone {
+		if kind == model.EventFailed || kind == model.EventRestoreFailed || kind == model.EventGone {
 			d.Reason = j.Cause
 		}
 		b, err := json.Marshal(d)
 		if err != nil {
-			return Event{}, fmt.Errorf("encode event: %w", err)
+			return model.Event{}, fmt.Errorf("encode event: %w", err)
 		}
-		return Event{Type: kind, Data: b}, nil
+		return model.Event{Type: kind, Data: b}, nil
 	}
 }

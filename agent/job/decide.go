@@ -3,6 +3,8 @@ package job
 import (
 	"fmt"
 	"strings"
+
+	"holdfast/agent/model"
 )
 
 // Presence tells whether a volume is on this host, and whether it has content.
@@ -50,7 +52,7 @@ type VolumeFacts struct {
 	Kind     string   `json:"kind,omitempty"` // as in Root; of a volume that is not missing
 	Origin   Origin   `json:"origin,omitempty"`
 	// Backup is the backup from which the content came; zero where Origin names none.
-	Backup Content `json:"backup,omitzero"`
+	Backup model.Content `json:"backup,omitzero"`
 	// Why tells people on which facts the origin rests,
 	// in one sentence without a full stop; may be empty.
 	Why string `json:"why,omitempty"`
@@ -70,16 +72,16 @@ const (
 
 // Facts is everything on which the decision of a restore rests.
 type Facts struct {
-	Found RuntimeState
+	Found model.RuntimeState
 	// Holds is as in Instance: false where the runtime driver neither sees nor acts.
 	Holds bool
 	// Start says that the restored instance is to be started.
 	Start   bool
 	Volumes []VolumeFacts
 	// Known is the backup that the journal has of the volumes; zero where it has none.
-	Known Content
+	Known model.Content
 	// Newest is the backup to restore; zero together with NewestErr.
-	Newest    Content
+	Newest    model.Content
 	NewestErr error
 	Relation  Relation
 	// Chosen says that an operator named the backup, so that Newest is that one and need not be the
@@ -147,7 +149,7 @@ func foreignToAll(f Facts) (Decision, bool) {
 			return refuse("volume %q is not of the kind that the backup has%s; correct the configuration, or move away the content", v.Volume, because(v)), true
 		}
 	}
-	if f.Found == IsFrozen {
+	if f.Found == model.IsFrozen {
 		return refuse("the instance is frozen, and not by this agent"), true
 	}
 	return Decision{}, false
@@ -158,9 +160,9 @@ func foreignToAll(f Facts) (Decision, bool) {
 func notWhole(f Facts) (Decision, bool) {
 	missing, content := f.names(VolumeMissing), f.names(VolumeContent)
 	switch {
-	case len(missing) > 0 && f.Found == IsRunning && len(content) == 0:
+	case len(missing) > 0 && f.Found == model.IsRunning && len(content) == 0:
 		return refuse("the instance runs, but not all of its volumes are there (missing: %s); stop it, so that they can be restored", list(missing)), true
-	case len(missing) > 0 && f.Found == IsRunning:
+	case len(missing) > 0 && f.Found == model.IsRunning:
 		return refuse("the instance runs, and volume %s is missing, but %s has content that may be in no backup; "+
 			"see that all disks are mounted", list(missing), list(content)), true
 	case len(missing) > 0 && len(content) > 0:
@@ -172,8 +174,8 @@ func notWhole(f Facts) (Decision, bool) {
 
 // whileItRuns decides about an instance that runs with all of its volumes. It is never restored.
 func whileItRuns(f Facts) (Decision, bool) {
-	if f.Found != IsRunning {
-		if f.Found == IsMissing && f.Start {
+	if f.Found != model.IsRunning {
+		if f.Found == model.IsMissing && f.Start {
 			return refuse("the runtime does not know the instance, so it can't be started after a restore; make it first"), true
 		}
 		return Decision{}, false
@@ -240,7 +242,7 @@ func asItIs(f Facts) (Decision, bool) {
 			list(changed), f.Known.Backup, f.Newest.Backup), true
 	case !f.Holds && len(content) > 0:
 		return refuse("nothing tells whether a program uses volume %s (runtime: none): move the content away, so that the volume can be restored", list(content)), true
-	case f.Found == IsUnknown && f.Holds && len(content) > 0:
+	case f.Found == model.IsUnknown && f.Holds && len(content) > 0:
 		return refuse("volume %s has content, and the runtime can't tell whether the instance runs; empty the volume, or configure how the state is told", list(content)), true
 	}
 	return Decision{}, false

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"holdfast/agent/model"
 )
 
 var update = flag.Bool("update", false, "rewrite ../PREPARE.md")
@@ -15,9 +17,9 @@ var update = flag.Bool("update", false, "rewrite ../PREPARE.md")
 // The world of the table: this host made or restored backup K, and an earlier one was E. The
 // vault's newest is N, unless that is K.
 var (
-	backupE = Content{Backup: "E", Seq: 4, Tenant: "t"}
-	backupK = Content{Backup: "K", Seq: 5, Tenant: "t"}
-	backupN = Content{Backup: "N", Seq: 6, Tenant: "t"}
+	backupE = model.Content{Backup: "E", Seq: 4, Tenant: "t"}
+	backupK = model.Content{Backup: "K", Seq: 5, Tenant: "t"}
+	backupN = model.Content{Backup: "N", Seq: 6, Tenant: "t"}
 )
 
 // tableVolumes are the states in which a volume can be, and the facts that
@@ -61,24 +63,24 @@ var tableVolumes = []struct {
 	},
 	{
 		"other kind", "a file lies where the backup has a folder, or the reverse",
-		VolumeFacts{Presence: VolumeContent, Kind: KindImage, Origin: OriginForeign},
-		VolumeFacts{Presence: VolumeContent, Kind: KindImage, Origin: OriginUnknown},
+		VolumeFacts{Presence: VolumeContent, Kind: model.KindImage, Origin: OriginForeign},
+		VolumeFacts{Presence: VolumeContent, Kind: model.KindImage, Origin: OriginUnknown},
 	},
 }
 
 // tableInstances are how the instance is.
 var tableInstances = []struct {
 	name  string
-	found RuntimeState
+	found model.RuntimeState
 	holds bool
-}{{"runs", IsRunning, true}, {"stopped", IsStopped, true}, {"can't be told", IsUnknown, true}, {"runtime: none", IsUnknown, false}}
+}{{"runs", model.IsRunning, true}, {"stopped", model.IsStopped, true}, {"can't be told", model.IsUnknown, true}, {"runtime: none", model.IsUnknown, false}}
 
 var errSilentStore = errors.New("the store does not answer")
 
 // tableNewest are the answers of the vault.
 var tableNewest = []struct {
 	name   string
-	newest Content
+	newest model.Content
 	err    error
 	fork   bool
 }{
@@ -86,23 +88,23 @@ var tableNewest = []struct {
 	{"N is the newest, and continues K: the instance was on another host", backupN, nil, false},
 	{"N is the newest, and does not continue K: a fork", backupN, nil, true},
 	{"E is the newest, and the vault lacks K", backupE, nil, false},
-	{"the vault has no backup", Content{}, ErrNoBackup, false},
-	{"the store does not answer", Content{}, errSilentStore, false},
+	{"the vault has no backup", model.Content{}, ErrNoBackup, false},
+	{"the store does not answer", model.Content{}, errSilentStore, false},
 }
 
 // facts puts a case together, as worker.facts does.
 func tableFacts(volumes []VolumeFacts, journal bool, instance, newest int, edits ...func(*Facts)) Facts {
 	n := tableNewest[newest]
 	f := Facts{Found: tableInstances[instance].found, Holds: tableInstances[instance].holds, Newest: n.newest, NewestErr: n.err}
-	f.Newest.Volumes = map[string]Root{}
+	f.Newest.Volumes = map[string]model.Root{}
 	for i, v := range volumes {
 		v.Volume = []string{"data", "media"}[i]
 		if v.Kind == "" && v.Presence != VolumeMissing {
-			v.Kind = KindFolder
+			v.Kind = model.KindFolder
 		}
 		f.Volumes = append(f.Volumes, v)
 		if n.newest.Backup != "" {
-			f.Newest.Volumes[v.Volume] = Root{Kind: KindFolder, Entries: 9}
+			f.Newest.Volumes[v.Volume] = model.Root{Kind: model.KindFolder, Entries: 9}
 		}
 	}
 	if journal {
@@ -183,7 +185,7 @@ func promised(t *testing.T, f Facts, d Decision) {
 			if v.Presence == VolumeMissing || v.Origin == OriginForeign || v.Origin == OriginHalf || v.Origin == OriginTenant || v.Origin == OriginKind {
 				wrong("ready without its volumes")
 			}
-			if f.Found != IsRunning && !v.from(f.Newest.Backup) {
+			if f.Found != model.IsRunning && !v.from(f.Newest.Backup) {
 				wrong("ready on another content than that of the newest backup")
 			}
 			if !errors.Is(f.NewestErr, ErrNoBackup) && v.Presence != VolumeMissing && (v.Origin == OriginUnknown || v.Origin == OriginNone) {
@@ -191,13 +193,13 @@ func promised(t *testing.T, f Facts, d Decision) {
 			}
 		}
 	case ActRestore:
-		if f.Found == IsRunning || f.Found == IsFrozen || f.NewestErr != nil {
+		if f.Found == model.IsRunning || f.Found == model.IsFrozen || f.NewestErr != nil {
 			wrong("restored while it runs, or without a backup")
 		}
 		if missing && content {
 			wrong("restored although one volume is missing and another has content")
 		}
-		if content && (!f.Holds || f.Found == IsUnknown) {
+		if content && (!f.Holds || f.Found == model.IsUnknown) {
 			wrong("replaced under a program that may run")
 		}
 		for _, v := range f.Volumes {
@@ -212,7 +214,7 @@ func promised(t *testing.T, f Facts, d Decision) {
 			}
 		}
 	case ActRefuse:
-		if f.Found == IsRunning && f.all(func(v VolumeFacts) bool { return v.Presence == VolumeContent && v.from(f.Volumes[0].Backup.Backup) }) {
+		if f.Found == model.IsRunning && f.all(func(v VolumeFacts) bool { return v.Presence == VolumeContent && v.from(f.Volumes[0].Backup.Backup) }) {
 			wrong("refused although it runs on its own volumes")
 		}
 	}
@@ -310,7 +312,7 @@ func TestEmptyVolumesOfTheBackup(t *testing.T) {
 	data := VolumeFacts{Presence: VolumeContent, Origin: OriginChanged, Backup: backupK}
 	for _, media := range []VolumeFacts{{Presence: VolumeEmpty}, {Presence: VolumeEmpty, Origin: OriginForeign}} {
 		for i := range tableInstances {
-			empty := func(f *Facts) { f.Newest.Volumes["media"] = Root{Kind: KindFolder} }
+			empty := func(f *Facts) { f.Newest.Volumes["media"] = model.Root{Kind: model.KindFolder} }
 			if d := Decide(tableFacts([]VolumeFacts{data, media}, true, i, 0, empty)); d.Action != ActReady {
 				t.Errorf("%s: %+v", tableInstances[i].name, d)
 			}

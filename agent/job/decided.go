@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // Events that no step of a job makes: decisions of operators about an instance, and content that
@@ -27,10 +29,10 @@ type decidedData struct {
 	By       string `json:"by,omitempty"`
 	// Lost are the backups whose loss was accepted, and BackupID is the backup in the store that
 	// counts as the newest from then on; "": the store has none.
-	Lost     []string  `json:"lost,omitempty"`
-	BackupID string    `json:"backup_id,omitempty"`
-	Replaced *Replaced `json:"replaced,omitempty"`
-	Reason   string    `json:"reason,omitempty"`
+	Lost     []string        `json:"lost,omitempty"`
+	BackupID string          `json:"backup_id,omitempty"`
+	Replaced *model.Replaced `json:"replaced,omitempty"`
+	Reason   string          `json:"reason,omitempty"`
 }
 
 // tell adds an event to the outbox that no step of a job makes.
@@ -39,20 +41,20 @@ func tell(tx *bbolt.Tx, now time.Time, kind string, d decidedData) error {
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)
 	}
-	return emit(tx, &Job{ID: d.Job, Instance: d.Instance}, now, func(*Job) (Event, error) {
-		return Event{Type: kind, Tenant: d.Tenant, Data: b}, nil
+	return emit(tx, &model.Job{ID: d.Job, Instance: d.Instance}, now, func(*model.Job) (model.Event, error) {
+		return model.Event{Type: kind, Tenant: d.Tenant, Data: b}, nil
 	})
 }
 
 // AcceptLoss journals that an operator accepts the loss of backups of an instance, in the place of
 // the loss that was accepted before, and tells the control plane. A *BusyError while a job works on
 // the instance: that job has decided by what held before.
-func (m *Manager) AcceptLoss(instance, tenant string, a AcceptedLoss) error {
+func (m *Manager) AcceptLoss(instance, tenant string, a model.AcceptedLoss) error {
 	d := decidedData{Instance: instance, Tenant: tenant, Decision: decidedLoss, By: a.By, BackupID: a.Newest.Backup}
 	for _, lost := range a.Lost {
 		d.Lost = append(d.Lost, lost.Backup)
 	}
-	err := m.journal.acceptLoss(instance, a, func(tx *bbolt.Tx) error { return tell(tx, m.opts.Now(), EventDecided, d) })
+	err := m.journal.acceptLoss(instance, a, func(tx *bbolt.Tx) error { return tell(tx, m.opts.Now(), model.EventDecided, d) })
 	if err == nil {
 		wake(m.outbox)
 	}

@@ -3,6 +3,8 @@ package job
 import (
 	"errors"
 	"fmt"
+
+	"holdfast/agent/model"
 )
 
 // These are the rules about the content of the disk: whether a
@@ -11,7 +13,7 @@ import (
 // settle combines the facts of the volumes, the journal and the vault.
 func (f *Facts) settle(tenant string) {
 	if f.Known.Tenant != "" && f.Known.Tenant != tenant {
-		f.Known = Content{} // of another vault, whose sequence numbers say nothing here
+		f.Known = model.Content{} // of another vault, whose sequence numbers say nothing here
 	}
 	for _, v := range f.Volumes {
 		// The journal was set back to an earlier state, or lost, and the volume knows more.
@@ -35,7 +37,7 @@ func (f *Facts) settle(tenant string) {
 }
 
 func article(kind string) string {
-	if kind == KindImage {
+	if kind == model.KindImage {
 		return "an image"
 	}
 	return "a " + kind
@@ -60,7 +62,7 @@ func (f Facts) newestHas(volume string) bool {
 // whileItRunsOnOther refuses where an instance runs on volumes of which nothing says that they came
 // from a backup, although there is one: a slot that was filled from a template looks so.
 func whileItRunsOnOther(f Facts) (Decision, bool) {
-	if f.Found != IsRunning {
+	if f.Found != model.IsRunning {
 		return Decision{}, false
 	}
 	for _, v := range f.Volumes {
@@ -84,7 +86,7 @@ func whileItRunsOnOther(f Facts) (Decision, bool) {
 // partly refuses where some volumes have changes that no backup has, and other volumes are not as
 // the same backup has them: together they are no state of the instance.
 func partly(f Facts) (Decision, bool) {
-	if f.Chosen || f.Newest.Backup == "" || f.Found != IsRunning && f.released() {
+	if f.Chosen || f.Newest.Backup == "" || f.Found != model.IsRunning && f.released() {
 		return Decision{}, false
 	}
 	for _, v := range f.Volumes {
@@ -103,7 +105,7 @@ func partly(f Facts) (Decision, bool) {
 
 // partlyWhileItRuns is partly for an instance that runs: stopping it would mend nothing.
 func partlyWhileItRuns(f Facts) (Decision, bool) {
-	if f.Found != IsRunning {
+	if f.Found != model.IsRunning {
 		return Decision{}, false
 	}
 	return partly(f)
@@ -112,7 +114,7 @@ func partlyWhileItRuns(f Facts) (Decision, bool) {
 // handedOver lets volumes be restored that changed after the instance was released on the backup
 // from which they came: the instance ran elsewhere since. What changed is kept aside.
 func handedOver(f Facts) (Decision, bool) {
-	if !f.released() || !f.Holds || f.Found == IsUnknown {
+	if !f.released() || !f.Holds || f.Found == model.IsUnknown {
 		return Decision{}, false
 	}
 	if len(f.Volumes) == 0 || f.all(func(v VolumeFacts) bool { return v.from(f.Newest.Backup) }) {

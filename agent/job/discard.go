@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"holdfast/agent/model"
 )
 
 // errTakenOut says of the tree at a stage that a restore has taken it out of its place, of which
@@ -22,7 +24,7 @@ var errTakenOut = errors.New("the note on the tree says that a restore has taken
 //
 // The removal of an old tree that the journal identifies is noted on that tree first: a removal
 // that stops halfway leaves a part of the tree, which must never be taken for the whole.
-func (m *Manager) discardTree(p Place) error {
+func (m *Manager) discardTree(p model.Place) error {
 	switch {
 	case p.Old == "" && p.Tree == "":
 		n, err := m.parts.Restorer.NoteOn(p, p.Stage)
@@ -43,8 +45,8 @@ func (m *Manager) discardTree(p Place) error {
 // clearStage removes the remains of an earlier try of a restore from the stage of a place. It fails
 // with errTakenOut where the old tree of the place is kept aside for that very job already: the
 // volume in the place is a restored one then, which the instance may have written to since.
-func (w *worker) clearStage(j *Job, p Place) error {
-	first := slices.ContainsFunc(j.Restore.Out, func(out Place) bool { return out.Volume == p.Volume })
+func (w *worker) clearStage(j *model.Job, p model.Place) error {
+	first := slices.ContainsFunc(j.Restore.Out, func(out model.Place) bool { return out.Volume == p.Volume })
 	if !first { // an old volume that is removed before the restore lies there as well
 		aside := asideOf(p, j.ID)
 		n, err := w.m.parts.Restorer.NoteOn(p, aside)

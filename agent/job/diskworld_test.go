@@ -11,11 +11,12 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // bearing is the mark that a tree bears, and the count that it had when it was marked.
 type bearing struct {
-	mark  job.Content
+	mark  model.Content
 	count int
 }
 
@@ -23,7 +24,7 @@ var volumeNames = []string{"data", "media"}
 
 // look gives the facts of a volume as the adapter does
 // by mark, journal and comparison. The lock is held.
-func (w *world) look(path, volume string, known job.Content) job.VolumeFacts {
+func (w *world) look(path, volume string, known model.Content) job.VolumeFacts {
 	f := job.VolumeFacts{Volume: volume, Presence: job.VolumeMissing}
 	d, there := w.disks[path]
 	if !there {
@@ -59,7 +60,7 @@ func (w *world) look(path, volume string, known job.Content) job.VolumeFacts {
 }
 
 // bear gives the volumes of an instance the mark of a backup. The lock is held.
-func (w *world) bear(instance string, c job.Content) map[string]bool {
+func (w *world) bear(instance string, c model.Content) map[string]bool {
 	marked := map[string]bool{}
 	for _, v := range volumeNames {
 		if d, there := w.disks["/"+instance+"/"+v]; there {
@@ -95,14 +96,14 @@ func wrote(w *world, count int) {
 
 // disturb is what becomes of the volumes of an instance on which no job works: a program writes to
 // one, a disk is missing or empty, a platform fills a slot anew, a copy or an old disk is in place.
-func (m *model) disturb() {
+func (m *hostModel) disturb() {
 	n := pick(m.r, m.names...)
 	act := pick(m.r, "writes to", "writes to", "writes to", "removes", "empties", "refills", "copies", "brings an old disk as")
 	path := "/" + n + "/" + pick(m.r, volumeNames...)
 	// a prepare that finds it, or that makes volumes for the next time
 	defer func() {
 		if m.r.IntN(2) == 0 && !m.l.isDead() {
-			req := job.Request{Kind: job.KindRestore, ID: fmt.Sprint("request-", m.seq), Digest: [32]byte{byte(m.seq)}, Tenant: "acme", Instances: []string{n}}
+			req := job.Request{Kind: model.KindRestore, ID: fmt.Sprint("request-", m.seq), Digest: [32]byte{byte(m.seq)}, Tenant: "acme", Instances: []string{n}}
 			m.note("%s %s for %v", req.Kind, req.ID, req.Instances)
 			m.deliver(req)
 		}
@@ -186,11 +187,11 @@ func TestPrepareByWhatBecameOfTheVolumes(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, journal lost %v", tt.name, lost), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t, "phone")
-					w.instances["phone"].state = job.IsStopped
+					w.instances["phone"].state = model.IsStopped
 					w.backups["phone"] = []int{5, 7}
 					l := w.start(-1, job.Options{})
 					first, err := l.prepare("first", "phone")
-					if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+					if err != nil || l.final(first.Jobs[0].Job).State != model.Done {
 						t.Fatal(err)
 					}
 					if lost {
@@ -205,7 +206,7 @@ func TestPrepareByWhatBecameOfTheVolumes(t *testing.T) {
 					}
 					j := l.final(task.Jobs[0].Job)
 					l.stop()
-					if (j.State == job.Done) != (tt.cause == "") || !strings.Contains(j.Cause, tt.cause) || (j.Restore != nil && j.Restore.Ready) != tt.ready {
+					if (j.State == model.Done) != (tt.cause == "") || !strings.Contains(j.Cause, tt.cause) || (j.Restore != nil && j.Restore.Ready) != tt.ready {
 						t.Errorf("ended %s (%s), %+v", j.State, j.Cause, j.Restore)
 					}
 					if got := w.disks["/phone/data"].count; got != tt.data {
@@ -228,7 +229,7 @@ func TestReadyEndsTheRelease(t *testing.T) {
 			w := newWorld(t, "phone")
 			had(3)(w)
 			l := w.start(-1, job.Options{StartRestored: start})
-			if j := l.final(mustAccept(t, l, "backup", "phone").Jobs[0].Job); j.State != job.Done {
+			if j := l.final(mustAccept(t, l, "backup", "phone").Jobs[0].Job); j.State != model.Done {
 				t.Fatalf("backup: %s", j.Cause)
 			}
 			released := func() bool {
@@ -241,22 +242,22 @@ func TestReadyEndsTheRelease(t *testing.T) {
 			if !released() {
 				t.Error("the journal does not have the release")
 			}
-			prepare := func(request string) *job.Job {
+			prepare := func(request string) *model.Job {
 				task, err := l.prepare(request, "phone")
 				if err != nil {
 					t.Fatal(err)
 				}
 				return l.final(task.Jobs[0].Job)
 			}
-			if j := prepare("first"); j.State != job.Done || !j.Restore.Ready || released() {
+			if j := prepare("first"); j.State != model.Done || !j.Restore.Ready || released() {
 				t.Errorf("ended %s (%s), %+v, released %v", j.State, j.Cause, j.Restore, released())
 			}
 			w.mu.Lock()
 			wrote(w, 8)
-			w.instances["phone"].state = job.IsStopped
+			w.instances["phone"].state = model.IsStopped
 			w.backups["phone"] = append(w.backups["phone"], 12)
 			w.mu.Unlock()
-			if j := prepare("second"); j.State != job.Failed || !strings.Contains(j.Cause, "has a newer one") {
+			if j := prepare("second"); j.State != model.Failed || !strings.Contains(j.Cause, "has a newer one") {
 				t.Errorf("ended %s (%s), %+v", j.State, j.Cause, j.Restore)
 			}
 			l.stop()
@@ -272,9 +273,9 @@ func TestWarningIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
 		had(3)(w)
-		w.instances["phone"].mode = job.ModeLive
+		w.instances["phone"].mode = model.ModeLive
 		l := w.start(-1, job.Options{})
-		if j := l.final(mustAccept(t, l, "backup", "phone").Jobs[0].Job); j.State != job.Done {
+		if j := l.final(mustAccept(t, l, "backup", "phone").Jobs[0].Job); j.State != model.Done {
 			t.Fatalf("backup: %s", j.Cause)
 		}
 		w.mu.Lock()
@@ -285,7 +286,7 @@ func TestWarningIsReported(t *testing.T) {
 			t.Fatal(err)
 		}
 		j := l.final(task.Jobs[0].Job)
-		if j.State != job.Done || !strings.Contains(j.Restore.Warning, "the vault has a newer one, b12") {
+		if j.State != model.Done || !strings.Contains(j.Restore.Warning, "the vault has a newer one, b12") {
 			t.Errorf("ended %s (%s), %+v", j.State, j.Cause, j.Restore)
 		}
 		time.Sleep(time.Hour)
@@ -293,7 +294,7 @@ func TestWarningIsReported(t *testing.T) {
 		told := ""
 		for _, e := range w.events {
 			var data struct{ Warning string }
-			if e.Type == job.EventRestoreCompleted && json.Unmarshal(e.Data, &data) == nil {
+			if e.Type == model.EventRestoreCompleted && json.Unmarshal(e.Data, &data) == nil {
 				told = data.Warning
 			}
 		}

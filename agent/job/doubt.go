@@ -3,6 +3,8 @@ package job
 import (
 	"context"
 	"fmt"
+
+	"holdfast/agent/model"
 )
 
 // inDoubt refuses where nobody knows the content of the volumes (Content.Doubt),
@@ -22,7 +24,7 @@ func inDoubt(f Facts) (Decision, bool) {
 }
 
 // backupToRestore fills in the backup to restore, and the operator's words about it.
-func (w *worker) backupToRestore(ctx context.Context, j *Job, f *Facts) error {
+func (w *worker) backupToRestore(ctx context.Context, j *model.Job, f *Facts) error {
 	restorer := w.m.parts.Restorer
 	f.Chosen = j.Chosen != ""
 	var chain Chain
@@ -65,7 +67,7 @@ func (w *worker) backupToRestore(ctx context.Context, j *Job, f *Facts) error {
 // ofTenant is the job's instance as the configuration has it now; an
 // error where the configuration has given the instance to another tenant
 // since the command: neither tenant's bytes may get to the other.
-func (w *worker) ofTenant(j *Job) (Instance, error) {
+func (w *worker) ofTenant(j *model.Job) (Instance, error) {
 	instance, err := w.m.parts.Instance(j.Instance)
 	if err == nil && instance.Tenant != j.Tenant {
 		err = fmt.Errorf("the command is of tenant %q, and the configuration gives the instance to tenant %q by now; command it anew", j.Tenant, instance.Tenant)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // BenchmarkDrain settles 2,000 events of 100 instances, one after the
@@ -21,8 +23,8 @@ func BenchmarkDrain(b *testing.B) {
 		}
 		err = jr.db.Update(func(tx *bbolt.Tx) error {
 			for i := range events {
-				j := &Job{ID: "j", Instance: fmt.Sprint("phone-", i%instances)}
-				if err := emit(tx, j, time.Now(), func(*Job) (Event, error) { return Event{Type: EventStarted, Data: data}, nil }); err != nil {
+				j := &model.Job{ID: "j", Instance: fmt.Sprint("phone-", i%instances)}
+				if err := emit(tx, j, time.Now(), func(*model.Job) (model.Event, error) { return model.Event{Type: model.EventStarted, Data: data}, nil }); err != nil {
 					return err
 				}
 			}

@@ -1,6 +1,10 @@
 package job
 
-import "go.etcd.io/bbolt"
+import (
+	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
+)
 
 // Copy writes the journal as it is now to another file.
 func (jr *Journal) Copy(path string) error {
@@ -23,7 +27,7 @@ func (jr *Journal) AskCancel(instance string) error {
 // as the end of a release does.
 func (jr *Journal) NoteReleased(instance string) error {
 	return jr.update(func(tx *bbolt.Tx) error {
-		var c Content
+		var c model.Content
 		if _, err := get(tx, bucketContent, []byte(instance), &c); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // fakeRuntime is the driver of one instance of the world. With of
@@ -31,22 +32,22 @@ func (p *phone) runs() {
 func (p *phone) starts() {
 	p.run++
 	p.work = 0
-	p.state, p.by, p.owner = job.IsRunning, "", false
+	p.state, p.by, p.owner = model.IsRunning, "", false
 	p.runs()
 }
 
 // sight is the driver's look at the instance. The world's lock is held.
-func (r *fakeRuntime) sight() job.Sight {
+func (r *fakeRuntime) sight() model.Sight {
 	if r.p.nobody {
-		return job.Sight{State: r.p.state}
+		return model.Sight{State: r.p.state}
 	}
 	if r.of == "" && r.p.renamed || r.of != "" && r.of != r.p.identity() {
-		return job.Sight{State: job.IsMissing}
+		return model.Sight{State: model.IsMissing}
 	}
-	s := job.Sight{State: r.p.state, ID: r.p.identity(), Killed: r.p.state == job.IsStopped && r.p.by == "power-down"}
+	s := model.Sight{State: r.p.state, ID: r.p.identity(), Killed: r.p.state == model.IsStopped && r.p.by == "power-down"}
 	if !r.p.blind {
 		s.Run, s.Proof = fmt.Sprint("run ", r.p.run), true
-		if r.p.state == job.IsFrozen {
+		if r.p.state == model.IsFrozen {
 			s.Work = fmt.Sprint(r.p.work)
 		}
 	}
@@ -62,7 +63,7 @@ func (r *fakeRuntime) acting(act string) error {
 	if j := r.l.record(r.id); j.Hold && j.Identity != r.of && !r.p.nobody {
 		r.l.w.fault("%s of %s by %q, while the job holds %q", act, r.id, r.of, j.Identity)
 	}
-	if r.sight().State == job.IsMissing {
+	if r.sight().State == model.IsMissing {
 		return errors.New("no such instance")
 	}
 	return nil
@@ -70,20 +71,20 @@ func (r *fakeRuntime) acting(act string) error {
 
 func (r *fakeRuntime) Of(id string) job.Runtime { return &fakeRuntime{r.l, r.id, r.p, id} }
 
-func (r *fakeRuntime) State(context.Context) (job.Sight, error) {
+func (r *fakeRuntime) State(context.Context) (model.Sight, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
 	if err := r.l.w.failing("state", r.id); err != nil {
-		return job.Sight{}, err
+		return model.Sight{}, err
 	}
-	if r.p.state == job.IsRunning {
+	if r.p.state == model.IsRunning {
 		r.p.runs() // time passes
 	}
 	s := r.sight()
 	j := r.l.record(r.id)
-	if r.l.w.broken == "state" && j.Hold && s.State == job.IsRunning && j.State != job.Failing {
-		s.State, s.Work = job.IsFrozen, j.Held.Work
+	if r.l.w.broken == "state" && j.Hold && s.State == model.IsRunning && j.State != model.Failing {
+		s.State, s.Work = model.IsFrozen, j.Held.Work
 	}
 	if r.l.w.broken == "generation" && j.Hold && s.State == j.Held.State {
 		s.Run, s.Work = j.Held.Run, j.Held.Work
@@ -98,16 +99,16 @@ func (r *fakeRuntime) Freeze(context.Context) error {
 	if err := r.acting("freeze"); err != nil {
 		return err
 	}
-	if j := r.l.record(r.id); j.State != job.Freezing || !j.Hold {
+	if j := r.l.record(r.id); j.State != model.Freezing || !j.Hold {
 		r.l.w.fault("journal-first: freeze while the journal says %s, hold %v", j.State, j.Hold)
 	}
 	if r.p.nobody {
 		return nil
 	}
-	if r.p.state != job.IsRunning && r.p.state != job.IsFrozen {
+	if r.p.state != model.IsRunning && r.p.state != model.IsFrozen {
 		return errors.New("not running")
 	}
-	r.p.state, r.p.owner = job.IsFrozen, false
+	r.p.state, r.p.owner = model.IsFrozen, false
 	return nil
 }
 
@@ -119,14 +120,14 @@ func (r *fakeRuntime) Stop(context.Context) error {
 	if err := r.acting("stop"); err != nil {
 		return err
 	}
-	if j := r.l.record(r.id); j.State != job.Freezing || !j.Hold || j.Mode != job.ModeStop {
+	if j := r.l.record(r.id); j.State != model.Freezing || !j.Hold || j.Mode != model.ModeStop {
 		r.l.w.fault("journal-first: stop while the journal says %s, hold %v", j.State, j.Hold)
 	}
-	if r.p.state != job.IsStopped {
+	if r.p.state != model.IsStopped {
 		r.p.runs()
 		r.p.by = "stop"
 	}
-	r.p.state, r.p.owner = job.IsStopped, false
+	r.p.state, r.p.owner = model.IsStopped, false
 	return nil
 }
 
@@ -137,11 +138,11 @@ func (r *fakeRuntime) Start(context.Context) error {
 	if err := r.acting("start"); err != nil {
 		return err
 	}
-	if j := r.l.record(r.id); j.State != job.Starting && (!j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State)) {
+	if j := r.l.record(r.id); j.State != model.Starting && (!j.Hold || !slices.Contains([]model.State{model.Failing, model.Suspending, model.Resuming}, j.State)) {
 		r.l.w.fault("journal-first: start while the journal says %s, hold %v", j.State, j.Hold)
 	}
 	r.l.notReleased(r.id)
-	if r.p.state != job.IsRunning {
+	if r.p.state != model.IsRunning {
 		r.p.starts()
 	}
 	return nil
@@ -160,18 +161,18 @@ func (r *fakeRuntime) Thaw(ctx context.Context) error {
 	if err := r.acting("thaw"); err != nil {
 		return err
 	}
-	if j := r.l.record(r.id); !j.Hold || !slices.Contains([]job.State{job.Failing, job.Suspending, job.Resuming}, j.State) {
+	if j := r.l.record(r.id); !j.Hold || !slices.Contains([]model.State{model.Failing, model.Suspending, model.Resuming}, j.State) {
 		r.l.w.fault("journal-first: thaw while the journal says %s, hold %v", j.State, j.Hold)
 	}
-	if r.p.state == job.IsFrozen {
-		r.p.state, r.p.owner = job.IsRunning, false
+	if r.p.state == model.IsFrozen {
+		r.p.state, r.p.owner = model.IsRunning, false
 		r.p.runs()
 	}
 	return nil
 }
 
 // PowerDown of a world that is broken may work and say that it did not.
-func (r *fakeRuntime) PowerDown(_ context.Context, held *job.Sight) error {
+func (r *fakeRuntime) PowerDown(_ context.Context, held *model.Sight) error {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()
@@ -180,10 +181,10 @@ func (r *fakeRuntime) PowerDown(_ context.Context, held *job.Sight) error {
 		return err
 	}
 	j := r.l.record(r.id)
-	if j.State != job.Releasing || j.Result == nil || j.Result.ManifestSHA256 == "" || j.AcknowledgedAt.IsZero() {
+	if j.State != model.Releasing || j.Result == nil || j.Result.ManifestSHA256 == "" || j.AcknowledgedAt.IsZero() {
 		w.fault("release-last: power-down while the journal says %+v", j)
 	}
-	if !slices.ContainsFunc(w.events, func(e job.Event) bool { return e.Type == job.EventCompleted && e.Job == j.ID }) {
+	if !slices.ContainsFunc(w.events, func(e model.Event) bool { return e.Type == model.EventCompleted && e.Job == j.ID }) {
 		w.fault("release-last: power-down before the control plane took the report")
 	}
 	if now := r.sight(); held != nil && w.broken != "generation" &&
@@ -197,7 +198,7 @@ func (r *fakeRuntime) PowerDown(_ context.Context, held *job.Sight) error {
 	if r.p.blind && !j.ReleaseAsked {
 		w.fault("%s is powered down unasked, although nobody can tell whether it ran", r.id)
 	}
-	r.p.state, r.p.by, r.p.owner = job.IsStopped, "power-down", false
+	r.p.state, r.p.by, r.p.owner = model.IsStopped, "power-down", false
 	r.p.downs++
 	w.ended[r.p.identity()] = r.p.count
 	if err := w.failing("power-down-answer", r.id); err != nil {
@@ -213,7 +214,7 @@ func (r *fakeRuntime) KeepDown(context.Context) error {
 	if err := r.l.w.failing("keep-down", r.id); err != nil {
 		return err
 	}
-	if s := r.sight(); s.State != job.IsMissing && s.State != job.IsStopped && !r.p.nobody {
+	if s := r.sight(); s.State != model.IsMissing && s.State != model.IsStopped && !r.p.nobody {
 		return errors.New("it is up")
 	}
 	return nil

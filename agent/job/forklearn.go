@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -25,11 +26,11 @@ func (m *Manager) LearnForks(ctx context.Context, instances []string) (failed er
 		if err != nil {
 			return errors.Join(failed, err)
 		}
-		for _, j := range []*Job{active, latest} {
+		for _, j := range []*model.Job{active, latest} {
 			if j == nil || !j.ForkOpen() || j == latest && active != nil && active.ID == latest.ID {
 				continue
 			}
-			var d ForkDecision
+			var d model.ForkDecision
 			err := contain.Call(func() (err error) { d, err = forker.Decided(ctx, j); return err })
 			if err == nil && d.Backup != "" {
 				err = m.learnFork(j, d)
@@ -45,7 +46,7 @@ func (m *Manager) LearnForks(ctx context.Context, instances []string) (failed er
 // learnFork journals the decision that counts for the fork of a job, which the vault has, and wakes
 // the job. A decision that a command left in the journal meanwhile, and that the vault does not
 // have, gives way, and is named.
-func (m *Manager) learnFork(j *Job, d ForkDecision) error {
+func (m *Manager) learnFork(j *model.Job, d model.ForkDecision) error {
 	now, err := m.journal.Job(j.ID)
 	if err != nil {
 		return err
@@ -66,14 +67,14 @@ func (m *Manager) learnFork(j *Job, d ForkDecision) error {
 // the look of this host, and dies before it withdraws the decision, leaves a decision that may
 // count more. ok is false where the vault did not answer, or where the journal learnt of another
 // decision.
-func (w *worker) forkStands(soft, hard context.Context, j *Job) (ok bool, err error) {
+func (w *worker) forkStands(soft, hard context.Context, j *model.Job) (ok bool, err error) {
 	forker, is := w.m.parts.Backuper.(Forker)
 	if !is {
 		return true, nil
 	}
 	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
 	defer cancel()
-	var d ForkDecision
+	var d model.ForkDecision
 	err = contain.Call(func() (err error) { d, err = forker.Decided(ctx, j); return err })
 	switch {
 	case contain.Of(err) != nil:
@@ -89,19 +90,6 @@ func (w *worker) forkStands(soft, hard context.Context, j *Job) (ok bool, err er
 	return false, w.m.learnFork(j, d)
 }
 
-// ForkWords says for people which backup counts, where another host, or another decision, has
-// settled the fork of the job; "" where this host decided as it was asked.
-func (j *Job) ForkWords() string {
-	d := j.Fork
-	switch {
-	case !d.Stored || d.Host == "" && d.Asked == "":
-		return ""
-	case d.Asked != "":
-		return fmt.Sprintf("backup %s counts, by %s%s, which was decided before %s was asked for here", d.Backup, d.By, d.where(), d.Asked)
-	}
-	return fmt.Sprintf("backup %s counts, by %s%s", d.Backup, d.By, d.where())
-}
-
 // forkData is a decision in an event.
 type forkData struct {
 	Backup string `json:"backup"`          // that counts
@@ -110,7 +98,7 @@ type forkData struct {
 	Asked  string `json:"asked,omitempty"` // the backup for which this host was to decide later
 }
 
-func (j *Job) forkData() *forkData {
+func forkDataOf(j *model.Job) *forkData {
 	if !j.Forked() || !j.Fork.Stored {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -26,62 +27,22 @@ const (
 	ForkRelease OnFork = "release" // the backup of this host is accepted, and the release follows
 )
 
-// Fork is one of the other newest backups of an
-// instance, from which a stored backup does not descend.
-type Fork struct {
-	Backup string `json:"backup"`
-	// Host made the backup; "" where its manifest could not be read.
-	Host string `json:"host,omitempty"`
-}
-
-// ForkDecision says which backup of a forked instance is the newest one.
-type ForkDecision struct {
-	Backup string `json:"backup"`
-	By     string `json:"by"` // who decided, in words
-	// Host is where it was decided; "" is this host.
-	Host string `json:"host,omitempty"`
-	// Asked is the backup for which this host was to decide
-	// when it found that Backup was accepted before; else "".
-	Asked string `json:"asked,omitempty"`
-	// Again says that an operator decides again, over an earlier decision.
-	Again bool `json:"again,omitempty"`
-	// Stored says that the vault has the decision, so that all hosts know of it.
-	Stored bool `json:"stored,omitempty"`
-}
-
-// Forked tells whether the job's stored backup makes a fork.
-func (j *Job) Forked() bool { return j.Result != nil && len(j.Result.Fork) > 0 }
-
-// ForkOpen tells whether the job's backup makes a fork, and the vault has no decision about it.
-func (j *Job) ForkOpen() bool { return j.Forked() && !j.Fork.Stored }
-
-// forkUndecided tells whether nobody has decided about the fork of the job yet.
-func (j *Job) forkUndecided() bool { return j.Forked() && j.Fork.Backup == "" }
-
 // Forker stores decisions about forks. A Backuper that is no Forker makes no forks.
 type Forker interface {
 	// AcceptFork stores the decision about the fork of the job's backup in the vault, and returns
 	// the decision that counts: d, or the first one that was made, unless d is made again. Done
 	// twice it is no error.
-	AcceptFork(ctx context.Context, j *Job, d ForkDecision) (ForkDecision, error)
+	AcceptFork(ctx context.Context, j *model.Job, d model.ForkDecision) (model.ForkDecision, error)
 	// Decided returns the decision that has ended the fork of the job's
 	// backup, whichever host made it; zero while nobody has decided.
-	Decided(ctx context.Context, j *Job) (ForkDecision, error)
+	Decided(ctx context.Context, j *model.Job) (model.ForkDecision, error)
 }
 
 // ForkDecidedError says that a fork was decided before, for another backup.
-type ForkDecidedError struct{ First ForkDecision }
+type ForkDecidedError struct{ First model.ForkDecision }
 
 func (e *ForkDecidedError) Error() string {
-	return fmt.Sprintf("the fork is decided already: backup %s counts, by %s%s", e.First.Backup, e.First.By, e.First.where())
-}
-
-// where says on which other host it was decided; "" for this one.
-func (d ForkDecision) where() string {
-	if d.Host == "" {
-		return ""
-	}
-	return " on host " + d.Host
+	return fmt.Sprintf("the fork is decided already: backup %s counts, by %s%s", e.First.Backup, e.First.By, e.First.Where())
 }
 
 // The words for the decider of a fork.
@@ -90,12 +51,12 @@ const (
 	byConfiguration = "on_fork: release in the configuration of the host"
 )
 
-// released notes the decision that lies in a command to release an instance: where
+// noteRelease notes the decision that lies in a command to release an instance: where
 // the report that told of the fork is acknowledged, the commander knows of the fork.
-func (j *Job) released() {
+func noteRelease(j *model.Job) {
 	j.ReleaseAsked = true
-	if j.State == Acknowledged && j.forkUndecided() {
-		j.Fork = ForkDecision{Backup: j.Result.BackupID, By: byRelease}
+	if j.State == model.Acknowledged && j.ForkUndecided() {
+		j.Fork = model.ForkDecision{Backup: j.Result.BackupID, By: byRelease}
 	}
 }
 
@@ -113,15 +74,15 @@ func (m *Manager) AcceptFork(ctx context.Context, instance, backup, by string, a
 		j = active
 	}
 	if j == nil || !j.Forked() {
-		return fmt.Errorf("accept the fork of %q: its last backup makes no fork: %w", instance, ErrState)
+		return fmt.Errorf("accept the fork of %q: its last backup makes no fork: %w", instance, model.ErrState)
 	}
-	d := ForkDecision{Backup: backup, By: by, Again: again}
+	d := model.ForkDecision{Backup: backup, By: by, Again: again}
 	if backup == "" {
 		d.Backup = j.Result.BackupID
 	}
 	forker, ok := m.parts.Backuper.(Forker)
 	if !ok {
-		return fmt.Errorf("accept the fork of %q: this agent stores no decisions: %w", instance, ErrState)
+		return fmt.Errorf("accept the fork of %q: this agent stores no decisions: %w", instance, model.ErrState)
 	}
 	// At once, so that a backup which can't be accepted is refused to who names it.
 	counts, err := forker.AcceptFork(ctx, j, d)
@@ -135,7 +96,7 @@ func (m *Manager) AcceptFork(ctx context.Context, instance, backup, by string, a
 }
 
 // decideFork journals a decision about the fork of a job, in whatever state the job is.
-func (jr *Journal) decideFork(id string, d ForkDecision) error {
+func (jr *Journal) decideFork(id string, d model.ForkDecision) error {
 	return jr.update(func(tx *bbolt.Tx) error {
 		j, err := getJob(tx, id)
 		if err != nil {
@@ -148,16 +109,16 @@ func (jr *Journal) decideFork(id string, d ForkDecision) error {
 
 // settleFork brings the fork of an acknowledged job to an end, so that the release can
 // follow. ok is false where the job waits for a decision, or for the vault to have it.
-func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err error) {
+func (w *worker) settleFork(soft, hard context.Context, j *model.Job) (ok bool, err error) {
 	switch {
 	case !j.Forked():
 		return true, nil
 	case !j.ForkOpen():
 		return w.forkStands(soft, hard, j)
-	case j.forkUndecided() && w.m.opts.OnFork == ForkRelease:
-		d := ForkDecision{Backup: j.Result.BackupID, By: byConfiguration}
+	case j.ForkUndecided() && w.m.opts.OnFork == ForkRelease:
+		d := model.ForkDecision{Backup: j.Result.BackupID, By: byConfiguration}
 		return false, w.m.journal.decideFork(j.ID, d)
-	case j.forkUndecided():
+	case j.ForkUndecided():
 		select {
 		case <-w.signal:
 			return false, nil
@@ -169,7 +130,7 @@ func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err er
 	if !is {
 		return false, w.fail(j, "this agent stores no decisions about forks")
 	}
-	d, counts := j.Fork, ForkDecision{}
+	d, counts := j.Fork, model.ForkDecision{}
 	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
 	defer cancel()
 	err = contain.Call(func() error { counts, err = forker.AcceptFork(ctx, j, d); return err })
@@ -189,7 +150,7 @@ func (w *worker) settleFork(soft, hard context.Context, j *Job) (ok bool, err er
 }
 
 // waitForFork tells of a vault that did not answer about a fork, and waits until the next try.
-func (w *worker) waitForFork(soft context.Context, j *Job, doing string, err error) (ok bool, _ error) {
+func (w *worker) waitForFork(soft context.Context, j *model.Job, doing string, err error) (ok bool, _ error) {
 	w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
 	w.provePause = min(max(firstPause, 2*w.provePause), lastPause)
 	select {
@@ -208,7 +169,7 @@ const maxTried = 64
 // that the backup is stored, the next one may find it in the vault.
 func (jr *Journal) try(instance, backup string) error {
 	return jr.update(func(tx *bbolt.Tx) error {
-		var c Content
+		var c model.Content
 		if _, err := get(tx, bucketContent, []byte(instance), &c); err != nil {
 			return err
 		}
@@ -224,12 +185,12 @@ func (jr *Journal) try(instance, backup string) error {
 // which they came. It is for one goroutine.
 type Chain interface {
 	// Newest is as Restorer.Newest.
-	Newest(ctx context.Context) (Content, error)
+	Newest(ctx context.Context) (model.Content, error)
 	// Relate tells how the newest backup relates to the backup that this host knows, and
 	// which backup the host truly knows: a backup of known.Tried where the vault has it,
 	// since this host made it of the volumes without hearing that it was stored. newest
 	// is zero where the vault has none, or several; the relation is RelationNone then.
-	Relate(known, newest Content) (Relation, Content)
+	Relate(known, newest model.Content) (Relation, model.Content)
 }
 
 // Chainer looks how the backups of an instance descend from each other. A Restorer that is none
@@ -246,7 +207,7 @@ func (w *worker) relateFacts(f *Facts, chain Chain, chainErr error) error {
 		return nil
 	}
 	if chainErr != nil {
-		if f.Found == IsRunning {
+		if f.Found == model.IsRunning {
 			f.Relation = RelationNone // it is not restored in any case
 			return nil
 		}

@@ -10,20 +10,21 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
 // forked runs do on a world in which phone's backup makes a fork with one of another host, and its
 // report is acknowledged.
-func forked(t *testing.T, policy job.Policy, opts job.Options, do func(w *world, l *life, id string)) {
+func forked(t *testing.T, policy model.Policy, opts job.Options, do func(w *world, l *life, id string)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
 		w.instances["phone"].policy = policy
-		w.forks = []job.Fork{{Backup: "b-other", Host: "host-b"}}
+		w.forks = []model.Fork{{Backup: "b-other", Host: "host-b"}}
 		l := w.start(-1, opts)
 		id := mustAccept(t, l, "request-1", "phone").Jobs[0].Job
-		l.until(id, job.Acknowledged)
+		l.until(id, model.Acknowledged)
 		do(w, l, id)
 		for _, f := range w.faults {
 			t.Error(f)
@@ -36,12 +37,12 @@ func (l *life) held(t *testing.T, id string) {
 	t.Helper()
 	time.Sleep(time.Hour)
 	j, err := l.j.Job(id)
-	if err != nil || j.State != job.Acknowledged || !j.ForkOpen() {
+	if err != nil || j.State != model.Acknowledged || !j.ForkOpen() {
 		t.Errorf("%+v, %v", j, err)
 	}
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
-	if p := l.w.instances["phone"]; p.downs > 0 || p.state != job.IsFrozen {
+	if p := l.w.instances["phone"]; p.downs > 0 || p.state != model.IsFrozen {
 		t.Errorf("the instance is %s, powered down %d times", p.state, p.downs)
 	}
 }
@@ -49,12 +50,12 @@ func (l *life) held(t *testing.T, id string) {
 // TestForkIsHeld: a fork is in the report, and the instance is released only after
 // somebody decided, whoever releases instances otherwise, and the vault has the decision.
 func TestForkIsHeld(t *testing.T) {
-	for _, policy := range []job.Policy{job.ReleaseByAgent, job.ReleaseByControlPlane} {
+	for _, policy := range []model.Policy{model.ReleaseByAgent, model.ReleaseByControlPlane} {
 		forked(t, policy, job.Options{}, func(w *world, l *life, id string) {
 			l.held(t, id)
-			var told struct{ Fork []job.Fork }
+			var told struct{ Fork []model.Fork }
 			for _, e := range w.events {
-				if e.Type == job.EventCompleted {
+				if e.Type == model.EventCompleted {
 					if err := json.Unmarshal(e.Data, &told); err != nil {
 						t.Error(err)
 					}
@@ -66,7 +67,7 @@ func TestForkIsHeld(t *testing.T) {
 			if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); err != nil {
 				t.Error(err)
 			}
-			if policy == job.ReleaseByControlPlane {
+			if policy == model.ReleaseByControlPlane {
 				time.Sleep(time.Hour)
 				if w.instances["phone"].downs > 0 {
 					t.Error("an accepted fork released an instance that the control plane releases")
@@ -74,10 +75,10 @@ func TestForkIsHeld(t *testing.T) {
 				l.release(t)
 			}
 			j := l.final(id)
-			if j.State != job.Done || w.instances["phone"].downs != 1 {
+			if j.State != model.Done || w.instances["phone"].downs != 1 {
 				t.Errorf("%s: %+v", policy, j)
 			}
-			if want := (job.ForkDecision{Backup: j.Result.BackupID, By: "an operator"}); !slices.Equal(w.decisions, []job.ForkDecision{want}) {
+			if want := (model.ForkDecision{Backup: j.Result.BackupID, By: "an operator"}); !slices.Equal(w.decisions, []model.ForkDecision{want}) {
 				t.Errorf("%s: decided %v, want %v", policy, w.decisions, want)
 			}
 			l.stop()
@@ -90,20 +91,20 @@ func TestForkIsHeld(t *testing.T) {
 func TestReleaseDecidesFork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].policy = job.ReleaseByControlPlane
-		w.forks = []job.Fork{{Backup: "b-other"}}
-		w.answer = func(job.Event) (string, error) { return "", errors.New("away") }
+		w.instances["phone"].policy = model.ReleaseByControlPlane
+		w.forks = []model.Fork{{Backup: "b-other"}}
+		w.answer = func(model.Event) (string, error) { return "", errors.New("away") }
 		l := w.start(-1, job.Options{})
 		id := mustAccept(t, l, "request-1", "phone").Jobs[0].Job
-		l.until(id, job.Reported)
+		l.until(id, model.Reported)
 		l.release(t)
 		w.mu.Lock()
 		w.answer = nil
 		w.mu.Unlock()
-		l.until(id, job.Acknowledged)
+		l.until(id, model.Acknowledged)
 		l.held(t, id)
 		l.release(t)
-		if j := l.final(id); j.State != job.Done || w.instances["phone"].downs != 1 || len(w.decisions) != 1 || w.decisions[0].Backup != j.Result.BackupID {
+		if j := l.final(id); j.State != model.Done || w.instances["phone"].downs != 1 || len(w.decisions) != 1 || w.decisions[0].Backup != j.Result.BackupID {
 			t.Errorf("%+v, decided %v", j, w.decisions)
 		}
 		l.stop()
@@ -116,7 +117,7 @@ func TestReleaseDecidesFork(t *testing.T) {
 // TestForkDecisionReachesTheVaultFirst: the instance stays up while the store does not take the
 // decision, over a restart too; a resume ends the wait, and leaves the fork open.
 func TestForkDecisionReachesTheVaultFirst(t *testing.T) {
-	forked(t, job.ReleaseByAgent, job.Options{}, func(w *world, l *life, id string) {
+	forked(t, model.ReleaseByAgent, job.Options{}, func(w *world, l *life, id string) {
 		w.mu.Lock()
 		w.fail = func(act, _ string) error {
 			if act == "decide" {
@@ -136,7 +137,7 @@ func TestForkDecisionReachesTheVaultFirst(t *testing.T) {
 		if err := l.m.Resume("phone"); err != nil {
 			t.Error(err)
 		}
-		if j := l.final(id); j.State != job.Done || !j.ForkOpen() || w.instances["phone"].state != job.IsRunning || len(w.decisions) > 0 {
+		if j := l.final(id); j.State != model.Done || !j.ForkOpen() || w.instances["phone"].state != model.IsRunning || len(w.decisions) > 0 {
 			t.Errorf("%+v, decided %v", j, w.decisions)
 		}
 		w.mu.Lock()
@@ -157,10 +158,10 @@ func TestForkDecisionReachesTheVaultFirst(t *testing.T) {
 func TestForkIsReleasedByConfiguration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.forks = []job.Fork{{Backup: "b-other"}}
+		w.forks = []model.Fork{{Backup: "b-other"}}
 		l := w.start(-1, job.Options{OnFork: job.ForkRelease})
 		id := mustAccept(t, l, "request-1", "phone").Jobs[0].Job
-		if j := l.final(id); j.State != job.Done || w.instances["phone"].downs != 1 || len(w.decisions) != 1 || w.decisions[0].Backup != j.Result.BackupID {
+		if j := l.final(id); j.State != model.Done || w.instances["phone"].downs != 1 || len(w.decisions) != 1 || w.decisions[0].Backup != j.Result.BackupID {
 			t.Errorf("%+v, decided %v", j, w.decisions)
 		}
 		l.stop()
@@ -173,11 +174,11 @@ func TestForkIsReleasedByConfiguration(t *testing.T) {
 // TestNoForkToAccept: without a fork there is nothing to decide.
 func TestNoForkToAccept(t *testing.T) {
 	in(t, job.Options{}, []string{"phone"}, func(t *testing.T, w *world, l *life) {
-		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); !errors.Is(err, job.ErrState) {
+		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); !errors.Is(err, model.ErrState) {
 			t.Errorf("before any backup: %v", err)
 		}
 		l.final(mustAccept(t, l, "request-1", "phone").Jobs[0].Job)
-		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); !errors.Is(err, job.ErrState) || len(w.decisions) > 0 {
+		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); !errors.Is(err, model.ErrState) || len(w.decisions) > 0 {
 			t.Errorf("after a backup without a fork: %v", err)
 		}
 	})
@@ -217,8 +218,8 @@ func TestTriedBackupIsRemembered(t *testing.T) {
 }
 
 // elsewhere stores a decision about the fork of phone in the vault, as another host does.
-func (w *world) elsewhere(backup string) job.ForkDecision {
-	d := job.ForkDecision{Backup: backup, By: "an operator", Host: "host-b"}
+func (w *world) elsewhere(backup string) model.ForkDecision {
+	d := model.ForkDecision{Backup: backup, By: "an operator", Host: "host-b"}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.decisions = append(w.decisions, d)
@@ -229,7 +230,7 @@ func (w *world) elsewhere(backup string) job.ForkDecision {
 // next look, whichever backup counts, and the job goes on as its policy says. Nothing is decided
 // a second time. A store that does not answer leaves the job as it is.
 func TestForkDecidedElsewhere(t *testing.T) {
-	for _, policy := range []job.Policy{job.ReleaseByAgent, job.ReleaseByControlPlane} {
+	for _, policy := range []model.Policy{model.ReleaseByAgent, model.ReleaseByControlPlane} {
 		forked(t, policy, job.Options{}, func(w *world, l *life, id string) {
 			defer l.stop()
 			learn := func() error { return l.m.LearnForks(t.Context(), []string{"phone", "unknown"}) }
@@ -256,7 +257,7 @@ func TestForkDecidedElsewhere(t *testing.T) {
 			if err := learn(); err != nil {
 				t.Error(err)
 			}
-			if policy == job.ReleaseByControlPlane {
+			if policy == model.ReleaseByControlPlane {
 				time.Sleep(time.Hour)
 				if j, err := l.j.Job(id); err != nil || j.ForkOpen() || w.instances["phone"].downs > 0 {
 					t.Errorf("a decision of another host released an instance that the control plane releases: %+v, %v", j, err)
@@ -264,7 +265,7 @@ func TestForkDecidedElsewhere(t *testing.T) {
 				l.release(t)
 			}
 			j := l.final(id)
-			if j.State != job.Done || j.Fork.Backup != "b-other" || j.Fork.Host != "host-b" || w.instances["phone"].downs != 1 || len(w.decisions) != 1 {
+			if j.State != model.Done || j.Fork.Backup != "b-other" || j.Fork.Host != "host-b" || w.instances["phone"].downs != 1 || len(w.decisions) != 1 {
 				t.Errorf("%s: %+v, decided %v", policy, j, w.decisions)
 			}
 		})
@@ -275,7 +276,7 @@ func TestForkDecidedElsewhere(t *testing.T) {
 // where another host decided for its own backup before. The job says which backup counts, and
 // which one was asked for. An operator is refused with the first decision, and may decide again.
 func TestFirstDecisionCounts(t *testing.T) {
-	forked(t, job.ReleaseByControlPlane, job.Options{}, func(w *world, l *life, id string) {
+	forked(t, model.ReleaseByControlPlane, job.Options{}, func(w *world, l *life, id string) {
 		defer l.stop()
 		w.elsewhere("b-other")
 		var decided *job.ForkDecidedError
@@ -285,12 +286,12 @@ func TestFirstDecisionCounts(t *testing.T) {
 		l.release(t)
 		j := l.final(id)
 		words := "backup b-other counts, by an operator on host host-b, which was decided before " + j.Result.BackupID + " was asked for here"
-		if j.State != job.Done || j.ForkWords() != words || w.instances["phone"].downs != 1 || len(w.decisions) != 1 {
+		if j.State != model.Done || j.ForkWords() != words || w.instances["phone"].downs != 1 || len(w.decisions) != 1 {
 			t.Errorf("%+v says %q, decided %v", j, j.ForkWords(), w.decisions)
 		}
 		for _, e := range w.events {
 			told := strings.Contains(string(e.Data), `"fork_decided":{"backup":"b-other","by":"an operator","host":"host-b","asked":"`+j.Result.BackupID+`"}`)
-			if told != (e.Type == job.EventReleased) {
+			if told != (e.Type == model.EventReleased) {
 				t.Errorf("%s: %s", e.Type, e.Data)
 			}
 		}
@@ -306,12 +307,12 @@ func TestFirstDecisionCounts(t *testing.T) {
 // TestForkDecidedAtOneMoment: another host put a decision at the same moment, which counts more,
 // and did not withdraw it. This host learns of that right before the release, and says so.
 func TestForkDecidedAtOneMoment(t *testing.T) {
-	forked(t, job.ReleaseByControlPlane, job.Options{}, func(w *world, l *life, id string) {
+	forked(t, model.ReleaseByControlPlane, job.Options{}, func(w *world, l *life, id string) {
 		if err := l.m.AcceptFork(t.Context(), "phone", "", "an operator", false); err != nil {
 			t.Fatal(err)
 		}
 		w.mu.Lock()
-		w.decisions = append(w.decisions, job.ForkDecision{Backup: "b-other", By: "another operator", Host: "host-b"})
+		w.decisions = append(w.decisions, model.ForkDecision{Backup: "b-other", By: "another operator", Host: "host-b"})
 		failures := 0
 		w.fail = func(act, _ string) error {
 			if act == "decided" && failures < 3 {
@@ -323,8 +324,8 @@ func TestForkDecidedAtOneMoment(t *testing.T) {
 		w.mu.Unlock()
 		l.release(t)
 		j := l.final(id)
-		want := job.ForkDecision{Backup: "b-other", By: "another operator", Host: "host-b", Asked: j.Result.BackupID, Stored: true}
-		if j.State != job.Done || j.Fork != want || failures != 3 {
+		want := model.ForkDecision{Backup: "b-other", By: "another operator", Host: "host-b", Asked: j.Result.BackupID, Stored: true}
+		if j.State != model.Done || j.Fork != want || failures != 3 {
 			t.Errorf("%s, %+v, after %d looks that failed", j.State, j.Fork, failures)
 		}
 	})

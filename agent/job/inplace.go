@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -27,7 +28,7 @@ const roomPatience = 2 * time.Minute
 // planRoom looks whether the restore fits, and where it does not, whether it does so once the old
 // volumes are removed and may be; olds has the identities of the old volumes. It changes
 // nothing on the host. An error wraps ErrRoom.
-func (w *worker) planRoom(ctx context.Context, j *Job, r *Restore, olds map[string]string) error {
+func (w *worker) planRoom(ctx context.Context, j *model.Job, r *model.Restore, olds map[string]string) error {
 	q := RestoreRequest{Instance: j.Instance, Tenant: j.Tenant, Backup: r.Backup, Places: r.Places}
 	short := w.m.parts.Restorer.Room(ctx, q, nil)
 	switch {
@@ -39,8 +40,8 @@ func (w *worker) planRoom(ctx context.Context, j *Job, r *Restore, olds map[stri
 		return fmt.Errorf("%w; prepare.in_place_order can't remove the old volumes first, since they may be newer than the newest backup. "+
 			"Back the instance up, or look at its volumes and move them away by hand", short)
 	}
-	freed := map[string]Count{}
-	var out []Place
+	freed := map[string]model.Count{}
+	var out []model.Place
 	for _, p := range r.Places {
 		if olds[p.Volume] == "" {
 			continue
@@ -61,7 +62,7 @@ func (w *worker) planRoom(ctx context.Context, j *Job, r *Restore, olds map[stri
 }
 
 // makeRoom takes all old volumes out of their places, condemns them and removes them.
-func (w *worker) makeRoom(ctx context.Context, j *Job) error {
+func (w *worker) makeRoom(ctx context.Context, j *model.Job) error {
 	if len(j.Restore.Out) == 0 {
 		return nil
 	}
@@ -69,7 +70,7 @@ func (w *worker) makeRoom(ctx context.Context, j *Job) error {
 		if err := w.takeOut(ctx, j); err != nil {
 			return err
 		}
-		err := w.writeChecked(j, Restoring, notCancelled, change{edit: func(j *Job) { j.Restore.Condemned = true }, dropBases: true})
+		err := w.writeChecked(j, model.Restoring, notCancelled, change{edit: func(j *model.Job) { j.Restore.Condemned = true }, dropBases: true})
 		if err != nil {
 			return err
 		}
@@ -93,7 +94,7 @@ func (w *worker) makeRoom(ctx context.Context, j *Job) error {
 }
 
 // takeOut renames all old volumes. With an error the caller undoes that, see bringBack.
-func (w *worker) takeOut(ctx context.Context, j *Job) error {
+func (w *worker) takeOut(ctx context.Context, j *model.Job) error {
 	if err := w.mayMove(ctx, j); err != nil {
 		return err
 	}
@@ -109,7 +110,7 @@ func (w *worker) takeOut(ctx context.Context, j *Job) error {
 		if err != nil {
 			return fmt.Errorf("volume %q: %w", p.Volume, err)
 		}
-		if old != p.Old || !p.Was.same(now) {
+		if old != p.Old || !p.Was.Same(now) {
 			return fmt.Errorf("the old volume %q has changed since the restore began, so it may be newer than every backup and is not removed", p.Volume)
 		}
 	}
@@ -117,7 +118,7 @@ func (w *worker) takeOut(ctx context.Context, j *Job) error {
 }
 
 // bringBack undoes takeOut, as long as the old volumes are not condemned.
-func (w *worker) bringBack(j *Job) error {
+func (w *worker) bringBack(j *model.Job) error {
 	if j.Restore.Condemned {
 		return nil
 	}
@@ -129,8 +130,8 @@ func (w *worker) bringBack(j *Job) error {
 	return nil
 }
 
-// without adds to an error of a restore that the instance has no volumes here any more.
-func (r *Restore) without(err error) error {
+// withoutVolumes adds to an error of a restore that the instance has no volumes here any more.
+func withoutVolumes(r *model.Restore, err error) error {
 	if err == nil || !r.Condemned {
 		return err
 	}

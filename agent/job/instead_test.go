@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestAnotherWay: where a snapshot can't be made as planned, the job takes another way that
@@ -14,18 +15,18 @@ import (
 // serve a round of pre-copy, which does without, nor a backup of an instance that runs.
 func TestAnotherWay(t *testing.T) {
 	for name, c := range map[string]struct {
-		mode  job.Mode
+		mode  model.Mode
 		live  bool // the other way is one for an instance that runs
 		other bool // there is one
-		end   job.State
+		end   model.State
 	}{
-		"held, to another snapshot":   {job.ModeFrozen, true, true, job.Done},
-		"held, to reading in place":   {job.ModeFrozen, false, true, job.Done},
-		"held, to none":               {job.ModeFrozen, false, false, job.Failed},
-		"rounds, to another snapshot": {job.ModePrecopy, true, true, job.Done},
-		"rounds, to reading in place": {job.ModePrecopy, false, true, job.Done},
-		"live, to another snapshot":   {job.ModeLive, true, true, job.Done},
-		"live, to reading in place":   {job.ModeLive, false, true, job.Failed},
+		"held, to another snapshot":   {model.ModeFrozen, true, true, model.Done},
+		"held, to reading in place":   {model.ModeFrozen, false, true, model.Done},
+		"held, to none":               {model.ModeFrozen, false, false, model.Failed},
+		"rounds, to another snapshot": {model.ModePrecopy, true, true, model.Done},
+		"rounds, to reading in place": {model.ModePrecopy, false, true, model.Done},
+		"live, to another snapshot":   {model.ModeLive, true, true, model.Done},
+		"live, to reading in place":   {model.ModeLive, false, true, model.Failed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -38,7 +39,7 @@ func TestAnotherWay(t *testing.T) {
 					}
 					return nil
 				}
-				w.instead = func(failed job.Snapshot) (job.Snapshot, bool) {
+				w.instead = func(failed model.Snapshot) (model.Snapshot, bool) {
 					asked = true
 					failed.Ref.Path, failed.Live, failed.Comparable = failed.Ref.Path+"-other", c.live, false
 					return failed, c.other
@@ -54,10 +55,10 @@ func TestAnotherWay(t *testing.T) {
 				if j.State != c.end {
 					t.Errorf("%s: %s", j.State, j.Cause)
 				}
-				if told := strings.Join(w.lacked, "\n"); c.end == job.Done && (!strings.Contains(told, "text file busy") || !strings.Contains(told, "it takes longer")) {
+				if told := strings.Join(w.lacked, "\n"); c.end == model.Done && (!strings.Contains(told, "text file busy") || !strings.Contains(told, "it takes longer")) {
 					t.Errorf("told: %s", told)
 				}
-				if c.end == job.Failed && !strings.Contains(j.Cause, "text file busy") {
+				if c.end == model.Failed && !strings.Contains(j.Cause, "text file busy") {
 					t.Errorf("the cause is %q", j.Cause)
 				}
 				if len(w.snaps) > 0 {

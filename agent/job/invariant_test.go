@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -22,34 +23,34 @@ type way struct {
 	prepare func(w *world)
 	drive   func(l *life, id string) // after the command was accepted; nil: wait for the end
 	again   func(w *world)           // before the next life
-	end     job.State
+	end     model.State
 	down    bool // the instance is powered down at the end
 }
 
 var ways = []way{
-	{name: "goes well", end: job.Done, down: true},
+	{name: "goes well", end: model.Done, down: true},
 	{
-		name: "the store refuses", end: job.Failed,
+		name: "the store refuses", end: model.Failed,
 		prepare: func(w *world) {
 			w.backup = func(context.Context, job.BackupRequest) error { return errors.New("the store has no space left") }
 		},
 	},
 	{
-		name: "put off by a shutdown", end: job.Done, down: true,
+		name: "put off by a shutdown", end: model.Done, down: true,
 		prepare: func(w *world) {
 			w.backup = func(ctx context.Context, _ job.BackupRequest) error { <-ctx.Done(); return context.Cause(ctx) }
 		},
-		drive: func(l *life, id string) { l.until(id, job.Uploading); l.cancel(); <-l.ended },
+		drive: func(l *life, id string) { l.until(id, model.Uploading); l.cancel(); <-l.ended },
 		again: func(w *world) { w.backup = nil },
 	},
 	{
-		name: "with pre-copy", end: job.Done, down: true, opts: job.Options{Held: 1, Precopy: job.Precopy{Rounds: 2}},
-		prepare: func(w *world) { w.instances["phone"].mode = job.ModePrecopy },
+		name: "with pre-copy", end: model.Done, down: true, opts: job.Options{Held: 1, Precopy: job.Precopy{Rounds: 2}},
+		prepare: func(w *world) { w.instances["phone"].mode = model.ModePrecopy },
 	},
 	{
-		name: "stopped, and the store refuses", end: job.Failed, opts: job.Options{Precopy: job.Precopy{Rounds: 1}},
+		name: "stopped, and the store refuses", end: model.Failed, opts: job.Options{Precopy: job.Precopy{Rounds: 1}},
 		prepare: func(w *world) {
-			w.instances["phone"].mode = job.ModeStop
+			w.instances["phone"].mode = model.ModeStop
 			w.backup = func(_ context.Context, r job.BackupRequest) error {
 				if r.Precopy {
 					return nil
@@ -59,39 +60,39 @@ var ways = []way{
 		},
 	},
 	{
-		name: "stopped", end: job.Done, down: true,
-		prepare: func(w *world) { w.instances["phone"].mode = job.ModeStop },
+		name: "stopped", end: model.Done, down: true,
+		prepare: func(w *world) { w.instances["phone"].mode = model.ModeStop },
 	},
 	{
-		name: "live", end: job.Done,
-		prepare: func(w *world) { w.instances["phone"].mode = job.ModeLive },
+		name: "live", end: model.Done,
+		prepare: func(w *world) { w.instances["phone"].mode = model.ModeLive },
 	},
 	{
-		name: "live, with bases", end: job.Done, opts: job.Options{Bases: job.Bases{Keep: true}},
-		prepare: func(w *world) { w.instances["phone"].mode = job.ModeLive },
+		name: "live, with bases", end: model.Done, opts: job.Options{Bases: job.Bases{Keep: true}},
+		prepare: func(w *world) { w.instances["phone"].mode = model.ModeLive },
 	},
 	{
-		name: "with pre-copy and bases", end: job.Done, down: true,
+		name: "with pre-copy and bases", end: model.Done, down: true,
 		opts:    job.Options{Held: 1, Precopy: job.Precopy{Rounds: 2}, Bases: job.Bases{Keep: true}},
-		prepare: func(w *world) { w.instances["phone"].mode = job.ModePrecopy },
+		prepare: func(w *world) { w.instances["phone"].mode = model.ModePrecopy },
 	},
 	{
-		name: "with rounds that read in place", end: job.Done, down: true,
+		name: "with rounds that read in place", end: model.Done, down: true,
 		opts:    job.Options{Held: 1, Precopy: job.Precopy{Rounds: 2}, Bases: job.Bases{Keep: true}},
-		prepare: func(w *world) { w.instances["phone"].mode, w.instances["phone"].warm = job.ModePrecopy, true },
+		prepare: func(w *world) { w.instances["phone"].mode, w.instances["phone"].warm = model.ModePrecopy, true },
 	},
 	{
-		name: "refused, then resumed", end: job.Done,
+		name: "refused, then resumed", end: model.Done,
 		prepare: func(w *world) {
-			w.answer = func(e job.Event) (string, error) {
-				if e.Type == job.EventCompleted {
+			w.answer = func(e model.Event) (string, error) {
+				if e.Type == model.EventCompleted {
 					return "410 Gone", nil
 				}
 				return "", nil
 			}
 		},
 		drive: func(l *life, id string) {
-			l.until(id, job.Held)
+			l.until(id, model.Held)
 			if !l.isDead() {
 				if err := l.m.Resume("phone"); err != nil {
 					l.w.t.Error(err)
@@ -110,7 +111,7 @@ var aftermaths = map[string]func(w *world){
 	"host restarted": func(w *world) {
 		w.bootID = "boot-2"
 		for _, p := range w.instances {
-			p.state = job.IsRunning // by the runtime's restart policy
+			p.state = model.IsRunning // by the runtime's restart policy
 			p.count++
 		}
 	},
@@ -121,8 +122,8 @@ var aftermaths = map[string]func(w *world){
 	},
 	"someone else resumed it": func(w *world) {
 		for _, p := range w.instances {
-			if p.state == job.IsFrozen {
-				p.state = job.IsRunning
+			if p.state == model.IsFrozen {
+				p.state = model.IsRunning
 				p.count++
 			}
 		}
@@ -181,7 +182,7 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 				}
 				time.Sleep(100 * time.Millisecond)
 			}
-			if p := w.instances["phone"]; p.state == job.IsFrozen || p.state == job.IsStopped && p.downs == 0 && held {
+			if p := w.instances["phone"]; p.state == model.IsFrozen || p.state == model.IsStopped && p.downs == 0 && held {
 				t.Errorf("after the loss of the journal the instance is %s", p.state)
 			}
 		}
@@ -200,11 +201,11 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if j.State == job.Held && !held {
+			if j.State == model.Held && !held {
 				held = true
 				if err := l.m.Resume("phone"); err != nil {
 					// Whoever resumed it otherwise may have been seen meanwhile.
-					if now, jerr := l.j.Job(id); jerr != nil || now.State == job.Held {
+					if now, jerr := l.j.Job(id); jerr != nil || now.State == model.Held {
 						t.Error(err, jerr)
 					}
 				}
@@ -226,7 +227,7 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 			l.stop()
 		}
 		for _, b := range bases {
-			if _, stands := w.snaps[b.Ref.Path]; !stands || j.State == job.Done && way.down && p0(w).state == job.IsStopped {
+			if _, stands := w.snaps[b.Ref.Path]; !stands || j.State == model.Done && way.down && p0(w).state == model.IsStopped {
 				t.Errorf("base %+v: stands %v, the job is %s", b, stands, j.State)
 			}
 			delete(w.snaps, b.Ref.Path)
@@ -239,16 +240,16 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 		if len(w.snaps) > 0 || len(w.marks) > 0 {
 			t.Errorf("leaked snapshots %v, notes %v", w.snaps, w.marks)
 		}
-		if p.state == job.IsFrozen {
+		if p.state == model.IsFrozen {
 			t.Errorf("the instance is left frozen, the job is %s", j.State)
 		}
-		if p.state == job.IsStopped && j.State != job.Done {
+		if p.state == model.IsStopped && j.State != model.Done {
 			t.Errorf("the instance is left stopped, the job is %s", j.State)
 		}
 		if p.downs > 1 {
 			t.Errorf("powered down %d times", p.downs)
 		}
-		if p.state == job.IsStopped && !slices.Contains(w.backups["phone"], p.count) {
+		if p.state == model.IsStopped && !slices.Contains(w.backups["phone"], p.count) {
 			t.Errorf("nothing-lost: it stopped at %d, backups have %v", p.count, w.backups["phone"])
 		}
 		for pack, n := range w.packs {
@@ -257,10 +258,10 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 			}
 		}
 		undisturbed := !died || aftermath == "same host"
-		if undisturbed && (j.State != way.end || (p.state == job.IsStopped) != way.down) {
+		if undisturbed && (j.State != way.end || (p.state == model.IsStopped) != way.down) {
 			t.Errorf("ended %s (%s) with the instance %s", j.State, j.Cause, p.state)
 		}
-		if j.State == job.Failed && j.Cause == "" {
+		if j.State == model.Failed && j.Cause == "" {
 			t.Error("failed without a cause")
 		}
 		if aftermath != journalLost {
@@ -271,7 +272,7 @@ func runWay(t *testing.T, way way, crashAt int, aftermath string) []string {
 }
 
 // checkEvents holds the order of the reports, and that the last one says how the job ended.
-func checkEvents(t *testing.T, w *world, j *job.Job) {
+func checkEvents(t *testing.T, w *world, j *model.Job) {
 	t.Helper()
 	var seq uint64
 	types := []string{}
@@ -286,18 +287,18 @@ func checkEvents(t *testing.T, w *world, j *job.Job) {
 		types = append(types, e.Type)
 	}
 	got := strings.Join(types, " ")
-	want := job.EventFailed
-	if j.State == job.Done && j.Mode == job.ModeLive {
-		want = job.EventCompleted
-	} else if j.State == job.Done && !j.ResumeAsked {
-		want = job.EventReleased
-	} else if j.State == job.Done {
-		want = job.EventResumed
+	want := model.EventFailed
+	if j.State == model.Done && j.Mode == model.ModeLive {
+		want = model.EventCompleted
+	} else if j.State == model.Done && !j.ResumeAsked {
+		want = model.EventReleased
+	} else if j.State == model.Done {
+		want = model.EventResumed
 	}
 	if !strings.HasSuffix(got, want) {
 		t.Errorf("%s, but the events are %s", j.State, got)
 	}
-	if strings.Count(got, job.EventStarted) > 1 {
+	if strings.Count(got, model.EventStarted) > 1 {
 		t.Errorf("started twice: %s", got)
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"holdfast/agent/model"
 )
 
 // journalVersion is the version of the buckets' content. A program takes no
@@ -130,14 +132,14 @@ func get(tx *bbolt.Tx, bucket, key []byte, v any) (bool, error) {
 	return true, nil
 }
 
-func getJob(tx *bbolt.Tx, id string) (*Job, error) {
-	var j Job
+func getJob(tx *bbolt.Tx, id string) (*model.Job, error) {
+	var j model.Job
 	found, err := get(tx, bucketJobs, []byte(id), &j)
 	if err != nil {
 		return nil, err
 	}
 	if !found {
-		return nil, fmt.Errorf("job %s: %w", id, ErrNotFound)
+		return nil, fmt.Errorf("job %s: %w", id, model.ErrNotFound)
 	}
 	return &j, nil
 }
@@ -146,24 +148,24 @@ func requestKey(tenant, requestID string) []byte {
 	return []byte(tenant + "\x00" + requestID)
 }
 
-func findRequest(tx *bbolt.Tx, tenant, requestID string, digest [32]byte) (*Task, error) {
+func findRequest(tx *bbolt.Tx, tenant, requestID string, digest [32]byte) (*model.Task, error) {
 	id := tx.Bucket(bucketRequests).Get(requestKey(tenant, requestID))
 	if id == nil {
 		return nil, nil
 	}
-	var t Task
+	var t model.Task
 	found, err := get(tx, bucketTasks, id, &t)
 	if err != nil || !found {
 		return nil, err
 	}
 	if t.Digest != digest {
-		return nil, fmt.Errorf("request id %q: %w", requestID, ErrRequestReused)
+		return nil, fmt.Errorf("request id %q: %w", requestID, model.ErrRequestReused)
 	}
 	return &t, nil
 }
 
 // Request returns the task that the tenant's request made, nil when it is new, or ErrRequestReused.
-func (jr *Journal) Request(tenant, requestID string, digest [32]byte) (t *Task, err error) {
+func (jr *Journal) Request(tenant, requestID string, digest [32]byte) (t *model.Task, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		t, err = findRequest(tx, tenant, requestID, digest)
 		return err
@@ -173,7 +175,7 @@ func (jr *Journal) Request(tenant, requestID string, digest [32]byte) (t *Task, 
 
 // accept writes the task and its jobs, unless the request is known: then it returns the first task
 // and made is false. busy instances are a *BusyError.
-func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) {
+func (jr *Journal) accept(t model.Task, jobs []model.Job) (got *model.Task, made bool, err error) {
 	err = jr.update(func(tx *bbolt.Tx) error {
 		made = false
 		got, err = findRequest(tx, t.Tenant, t.RequestID, t.Digest)
@@ -181,10 +183,10 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 			return err
 		}
 		if outboxFull(tx) {
-			return fmt.Errorf("the control plane takes no reports, %d wait or were refused: %w", maxOutbox, ErrQueueFull)
+			return fmt.Errorf("the control plane takes no reports, %d wait or were refused: %w", maxOutbox, model.ErrQueueFull)
 		}
 		active := tx.Bucket(bucketActive)
-		var busy BusyError
+		var busy model.BusyError
 		for i := range jobs {
 			id := active.Get([]byte(jobs[i].Instance))
 			if id == nil {
@@ -194,7 +196,7 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 			if err != nil {
 				return err
 			}
-			busy.add(other)
+			busy.Add(other)
 		}
 		if len(busy.Instances) > 0 {
 			return &busy
@@ -205,7 +207,7 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 				return err
 			}
 			job.AcceptedUp = jr.Up()
-			job.enter(job.AcceptedAt, job.AcceptedUp)
+			job.Enter(job.AcceptedAt, job.AcceptedUp)
 			if err := put(tx, bucketJobs, []byte(job.ID), job); err != nil {
 				return err
 			}
@@ -230,21 +232,21 @@ func (jr *Journal) accept(t Task, jobs []Job) (got *Task, made bool, err error) 
 
 // change holds the writes of a step beside the state.
 type change struct {
-	edit func(job *Job) // may be nil
+	edit func(job *model.Job) // may be nil
 	// may be nil; the event joins the outbox in the same transaction
-	emit func(job *Job) (Event, error)
+	emit func(job *model.Job) (model.Event, error)
 	// bases take the places of the bases of the same
 	// volumes; dropBases forgets all of the instance first.
-	bases     []Base
+	bases     []model.Base
 	dropBases bool
-	left      []Leftover // things that the step could not remove
-	kept      *Aside     // content that is kept from here on; nil: no more
-	unkept    []byte     // the key of content that is not kept any more; nil: none
+	left      []model.Leftover // things that the step could not remove
+	kept      *model.Aside     // content that is kept from here on; nil: no more
+	unkept    []byte           // the key of content that is not kept any more; nil: none
 }
 
 // step moves the job to another state, or rewrites it in its state when to is empty. check sees the
 // record and the transaction first; its error stops everything.
-func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt.Tx, job *Job) error, c change) (job *Job, from State, err error) {
+func (jr *Journal) step(id string, to model.State, now time.Time, check func(tx *bbolt.Tx, job *model.Job) error, c change) (job *model.Job, from model.State, err error) {
 	err = jr.update(func(tx *bbolt.Tx) error {
 		job, err = getJob(tx, id)
 		if err != nil {
@@ -257,11 +259,11 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 			}
 		}
 		if to != "" {
-			if !slices.Contains(nextStates[from], to) {
-				return fmt.Errorf("job %s: from %s to %s: %w", id, from, to, ErrState)
+			if !from.LeadsTo(to) {
+				return fmt.Errorf("job %s: from %s to %s: %w", id, from, to, model.ErrState)
 			}
 			job.State = to
-			job.enter(now, jr.Up())
+			job.Enter(now, jr.Up())
 		}
 		if c.edit != nil {
 			c.edit(job)
@@ -300,14 +302,14 @@ func (jr *Journal) step(id string, to State, now time.Time, check func(tx *bbolt
 
 // finish ends a job: its instance is free, its pack ids are gone, and when it was the last of its
 // task, the task begins to age.
-func finish(tx *bbolt.Tx, job *Job, up time.Duration) error {
+func finish(tx *bbolt.Tx, job *model.Job, up time.Duration) error {
 	if err := tx.Bucket(bucketActive).Delete([]byte(job.Instance)); err != nil {
 		return err
 	}
 	if err := tx.Bucket(bucketEnded).Put([]byte(job.Instance), []byte(job.ID)); err != nil {
 		return err
 	}
-	if job.State == Done && !job.IsRestore() {
+	if job.State == model.Done && !job.IsRestore() {
 		if err := tx.Bucket(bucketLatest).Put([]byte(job.Instance), []byte(job.ID)); err != nil {
 			return err
 		}
@@ -318,7 +320,7 @@ func finish(tx *bbolt.Tx, job *Job, up time.Duration) error {
 			return err
 		}
 	}
-	var t Task
+	var t model.Task
 	found, err := get(tx, bucketTasks, []byte(job.Task), &t)
 	if err != nil || !found {
 		return err
@@ -356,7 +358,7 @@ func (jr *Journal) packs(job string) (ids []string, err error) {
 }
 
 // Job returns one job, or ErrNotFound.
-func (jr *Journal) Job(id string) (job *Job, err error) {
+func (jr *Journal) Job(id string) (job *model.Job, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		job, err = getJob(tx, id)
 		return err
@@ -365,15 +367,15 @@ func (jr *Journal) Job(id string) (job *Job, err error) {
 }
 
 // Task returns one task with its jobs in the order of the command, or ErrNotFound.
-func (jr *Journal) Task(id string) (t *Task, jobs []*Job, err error) {
+func (jr *Journal) Task(id string) (t *model.Task, jobs []*model.Job, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
-		t = &Task{}
+		t = &model.Task{}
 		found, err := get(tx, bucketTasks, []byte(id), t)
 		if err != nil {
 			return err
 		}
 		if !found {
-			return fmt.Errorf("task %s: %w", id, ErrNotFound)
+			return fmt.Errorf("task %s: %w", id, model.ErrNotFound)
 		}
 		for _, ref := range t.Jobs {
 			job, err := getJob(tx, ref.Job)
@@ -391,7 +393,7 @@ func (jr *Journal) Task(id string) (t *Task, jobs []*Job, err error) {
 }
 
 // Active returns the unfinished jobs in the order of acceptance.
-func (jr *Journal) Active() (jobs []*Job, err error) {
+func (jr *Journal) Active() (jobs []*model.Job, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		jobs, err = activeJobs(tx)
 		return err
@@ -400,7 +402,7 @@ func (jr *Journal) Active() (jobs []*Job, err error) {
 	return jobs, err
 }
 
-func activeJobs(tx *bbolt.Tx) (jobs []*Job, err error) {
+func activeJobs(tx *bbolt.Tx) (jobs []*model.Job, err error) {
 	err = tx.Bucket(bucketActive).ForEach(func(_, id []byte) error {
 		job, err := getJob(tx, string(id))
 		if err == nil {
@@ -413,7 +415,7 @@ func activeJobs(tx *bbolt.Tx) (jobs []*Job, err error) {
 
 // ByInstance returns the unfinished job of the instance and its
 // last backup that was done; nil where there is none.
-func (jr *Journal) ByInstance(instance string) (active, latest *Job, err error) {
+func (jr *Journal) ByInstance(instance string) (active, latest *model.Job, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		if id := tx.Bucket(bucketActive).Get([]byte(instance)); id != nil {
 			if active, err = getJob(tx, string(id)); err != nil {
@@ -430,8 +432,8 @@ func (jr *Journal) ByInstance(instance string) (active, latest *Job, err error) 
 	return active, latest, err
 }
 
-func sortJobs(jobs []*Job) {
-	slices.SortFunc(jobs, func(a, b *Job) int {
+func sortJobs(jobs []*model.Job) {
+	slices.SortFunc(jobs, func(a, b *model.Job) int {
 		switch {
 		case a.Seq < b.Seq:
 			return -1

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 func TestJournalOfANewerVersionIsRefused(t *testing.T) {
@@ -73,7 +74,7 @@ func TestRetention(t *testing.T) {
 			l.final(task.Jobs[0].Job)
 			time.Sleep(time.Minute)
 			ids = append(ids, task.ID)
-			l.w.instances["a"].state = job.IsRunning
+			l.w.instances["a"].state = model.IsRunning
 		}
 		// The count is looked at when a task ends, when its last report is still on its way.
 		task := mustAccept(t, l, "r4", "a")
@@ -92,8 +93,8 @@ func TestRetention(t *testing.T) {
 		}
 	})
 	in(func(w *world, l *life) {
-		w.answer = func(e job.Event) (string, error) {
-			if e.Instance == "a" && e.Type == job.EventReleased {
+		w.answer = func(e model.Event) (string, error) {
+			if e.Instance == "a" && e.Type == model.EventReleased {
 				return "", errors.New("no answer")
 			}
 			return "", nil

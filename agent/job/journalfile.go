@@ -10,6 +10,18 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
+
+	"holdfast/agent/model"
+)
+
+// Errors of a journal's file.
+var (
+	// ErrLocked says that another process has the journal open.
+	ErrLocked = errors.New("journal is in use by another process")
+	// ErrNewer says that a later version of the program wrote the journal.
+	ErrNewer = errors.New("journal was written by a newer version")
+	// ErrOlder says that an earlier version of the program wrote the journal.
+	ErrOlder = errors.New("journal was written by an earlier version")
 )
 
 // errDamaged says that the journal's file differs from the written one.
@@ -37,7 +49,7 @@ func OpenJournal(path string) (*Journal, error) {
 
 // Unfinished returns the unfinished jobs of a journal that no process
 // has open. A damaged journal is an error and stays as it is.
-func Unfinished(path string) (jobs []*Job, err error) {
+func Unfinished(path string) (jobs []*model.Job, err error) {
 	j, err := openJournal(path)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,8 @@ package job
 import (
 	"errors"
 	"fmt"
+
+	"holdfast/agent/model"
 )
 
 // A job acts on its instance by its own record in the journal. The configuration
@@ -18,7 +20,7 @@ var errLeftConfiguration = errors.New("the instance left the configuration of th
 // does not have it any more. Before the first act of a job, and for its plan, the
 // configuration alone counts: see configured. From the intent to hold the instance on,
 // its runtime acts on that very instance, whichever instance has its name by now.
-func (w *worker) instance(j *Job) (instance Instance, err error) {
+func (w *worker) instance(j *model.Job) (instance Instance, err error) {
 	if len(j.Kept) > 0 && w.m.parts.Recall != nil {
 		instance, err = w.m.parts.Recall(j.Instance, j.Kept)
 	} else {
@@ -32,8 +34,8 @@ func (w *worker) instance(j *Job) (instance Instance, err error) {
 
 // configured fails with ErrNotFound for a job whose instance the configuration does not have any
 // more.
-func (w *worker) configured(j *Job) error {
-	if _, err := w.m.parts.Instance(j.Instance); errors.Is(err, ErrNotFound) {
+func (w *worker) configured(j *model.Job) error {
+	if _, err := w.m.parts.Instance(j.Instance); errors.Is(err, model.ErrNotFound) {
 		return fmt.Errorf("%w: %w", errLeftConfiguration, err)
 	}
 	return nil
@@ -42,7 +44,7 @@ func (w *worker) configured(j *Job) error {
 // standing returns the bases whose snapshots stand. A base without a snapshot must not
 // get into the journal: an earlier life, under other rules, may have removed the snapshot
 // before it could say so. A snapshot that can't be looked at is removed with the others.
-func (w *worker) standing(j *Job, kept []Base, stands func(Snapshot) (bool, error)) (still []Base) {
+func (w *worker) standing(j *model.Job, kept []model.Base, stands func(model.Snapshot) (bool, error)) (still []model.Base) {
 	for _, b := range kept {
 		for _, s := range j.Snapshots {
 			if s.Ref.Path != b.Ref.Path {

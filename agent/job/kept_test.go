@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestInstanceLeavesTheConfiguration: a job whose instance the configuration has lost
@@ -17,25 +18,25 @@ import (
 // the instance go; a job with a stored backup waits, and can be resumed and released.
 func TestInstanceLeavesTheConfiguration(t *testing.T) {
 	for name, c := range map[string]struct {
-		state job.State // in which the agent stops
-		lost  bool      // the journal, too: the note alone is left
+		state model.State // in which the agent stops
+		lost  bool        // the journal, too: the note alone is left
 		ask   func(m *job.Manager) error
-		end   job.State
-		left  job.RuntimeState
+		end   model.State
+		left  model.RuntimeState
 		cause string
 	}{
-		"while it is uploaded": {job.Uploading, false, nil, job.Failed, job.IsRunning, "left the configuration"},
-		"without the journal":  {job.Uploading, true, nil, job.Failed, job.IsRunning, "journal of this host was lost"},
-		"held, resumed":        {job.Held, false, func(m *job.Manager) error { return m.Resume("phone") }, job.Done, job.IsRunning, ""},
-		"held, released":       {job.Held, false, func(m *job.Manager) error { return m.Release("phone") }, job.Done, job.IsStopped, ""},
-		"cancelled":            {job.Suspending, false, nil, job.Failed, job.IsRunning, "look for the instance"},
+		"while it is uploaded": {model.Uploading, false, nil, model.Failed, model.IsRunning, "left the configuration"},
+		"without the journal":  {model.Uploading, true, nil, model.Failed, model.IsRunning, "journal of this host was lost"},
+		"held, resumed":        {model.Held, false, func(m *job.Manager) error { return m.Resume("phone") }, model.Done, model.IsRunning, ""},
+		"held, released":       {model.Held, false, func(m *job.Manager) error { return m.Release("phone") }, model.Done, model.IsStopped, ""},
+		"cancelled":            {model.Suspending, false, nil, model.Failed, model.IsRunning, "look for the instance"},
 	} {
-		for _, mode := range []job.Mode{job.ModeFrozen, job.ModeStop} {
+		for _, mode := range []model.Mode{model.ModeFrozen, model.ModeStop} {
 			t.Run(fmt.Sprint(name, " ", mode), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t, "phone", "other")
 					w.instances["phone"].mode = mode
-					thaws := c.state != job.Suspending
+					thaws := c.state != model.Suspending
 					w.fail = func(act, _ string) error {
 						if !thaws && (act == "thaw" || act == "start") {
 							return errors.New("out of order")
@@ -43,15 +44,15 @@ func TestInstanceLeavesTheConfiguration(t *testing.T) {
 						return nil
 					}
 					w.backup = func(ctx context.Context, r job.BackupRequest) error {
-						if c.state == job.Held || r.Instance == "other" {
+						if c.state == model.Held || r.Instance == "other" {
 							return nil
 						}
 						<-ctx.Done()
 						return context.Cause(ctx)
 					}
 					refuses := true
-					w.answer = func(e job.Event) (string, error) {
-						if refuses && e.Type == job.EventCompleted {
+					w.answer = func(e model.Event) (string, error) {
+						if refuses && e.Type == model.EventCompleted {
 							return "410 Gone", nil
 						}
 						return "", nil
@@ -59,10 +60,10 @@ func TestInstanceLeavesTheConfiguration(t *testing.T) {
 					l := w.start(-1, job.Options{})
 					task := mustAccept(t, l, "r", "phone")
 					id := task.Jobs[0].Job
-					if c.state == job.Suspending {
-						l.until(id, job.Uploading)
+					if c.state == model.Suspending {
+						l.until(id, model.Uploading)
 						l.cancel()
-						l.until(id, job.Suspending)
+						l.until(id, model.Suspending)
 					} else {
 						l.until(id, c.state)
 					}
@@ -85,7 +86,7 @@ func TestInstanceLeavesTheConfiguration(t *testing.T) {
 					if got := w.instances["phone"].state; got != c.left {
 						t.Errorf("the instance is %s", got)
 					}
-					if _, err := l.accept("again", "phone"); !errors.Is(err, job.ErrNotFound) {
+					if _, err := l.accept("again", "phone"); !errors.Is(err, model.ErrNotFound) {
 						t.Errorf("a command for an instance that is not configured: %v", err)
 					}
 					l.final(mustAccept(t, l, "other", "other").Jobs[0].Job)
@@ -108,10 +109,10 @@ func TestBaseIsThereWhenItIsKept(t *testing.T) {
 	for n := range 12 {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, "phone")
-			w.instances["phone"].policy = job.ReleaseByControlPlane
+			w.instances["phone"].policy = model.ReleaseByControlPlane
 			l := w.start(-1, job.Options{})
 			id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-			l.until(id, job.Acknowledged)
+			l.until(id, model.Acknowledged)
 			if err := l.m.Resume("phone"); err != nil {
 				t.Fatal(err)
 			}
@@ -142,15 +143,15 @@ func TestBaseIsThereWhenItIsKept(t *testing.T) {
 // acts on its instance as it is configured when the job begins.
 func TestConfiguredAnewWhileItWaited(t *testing.T) {
 	for name, c := range map[string]struct {
-		mode    job.Mode
+		mode    model.Mode
 		restore bool
-	}{"frozen": {mode: job.ModeFrozen}, "precopy": {mode: job.ModePrecopy}, "stop": {mode: job.ModeStop}, "live": {mode: job.ModeLive}, "restore": {restore: true}} {
+	}{"frozen": {mode: model.ModeFrozen}, "precopy": {mode: model.ModePrecopy}, "stop": {mode: model.ModeStop}, "live": {mode: model.ModeLive}, "restore": {restore: true}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone", "other")
 				w.instances["phone"].mode = c.mode
 				if c.restore {
-					w.instances["phone"].state = job.IsStopped
+					w.instances["phone"].state = model.IsStopped
 				}
 				w.backup = func(ctx context.Context, r job.BackupRequest) error {
 					if r.Instance == "other" {
@@ -161,7 +162,7 @@ func TestConfiguredAnewWhileItWaited(t *testing.T) {
 				}
 				opts := job.Options{Precopy: job.Precopy{Rounds: 2}}
 				l := w.start(-1, opts)
-				l.until(mustAccept(t, l, "o", "other").Jobs[0].Job, job.Uploading)
+				l.until(mustAccept(t, l, "o", "other").Jobs[0].Job, model.Uploading)
 				send := l.accept
 				if c.restore {
 					send = l.prepare
@@ -176,7 +177,7 @@ func TestConfiguredAnewWhileItWaited(t *testing.T) {
 				w.instances["other"].config++
 				w.backup = nil
 				l = w.start(-1, opts)
-				if j := l.final(task.Jobs[0].Job); !c.restore && j.State != job.Done {
+				if j := l.final(task.Jobs[0].Job); !c.restore && j.State != model.Done {
 					t.Errorf("the job is %s (%s)", j.State, j.Cause)
 				}
 				l.stop()

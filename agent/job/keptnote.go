@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"holdfast/agent/model"
 )
 
 // The journal names the content that restores have replaced. Where the journal is lost or set back
@@ -17,52 +18,22 @@ import (
 // left its place. The agent looks for such trees at its start and from time to time, and adopts the
 // trees of which the journal does not know. The time for which they are kept begins anew then.
 
-// KeptNote is the note on a tree that a job takes, or has taken, out of the place of a volume. The
-// note goes where the tree goes. A tree that went back to its place keeps the note, which says
-// nothing there.
-type KeptNote struct {
-	Instance string    `json:"instance"`
-	Tenant   string    `json:"tenant"`
-	Job      string    `json:"job"`
-	Volume   string    `json:"volume"`
-	Target   string    `json:"target"`           // the place
-	Since    time.Time `json:"since"`            // UTC, for people
-	Backup   string    `json:"known_backup"`     // the backup from which the host knew the content to come
-	Seq      uint64    `json:"sequence"`         // of Backup
-	Created  time.Time `json:"created,omitzero"` // of Backup
-	Vault    string    `json:"vault,omitempty"`  // of Backup
-	By       string    `json:"by,omitempty"`     // the backup that took its place
-	// Removing says that the removal has begun, so that the tree may not be whole. The note has the
-	// value false too, since a full disk takes a note that is no longer than the note before it.
-	Removing bool `json:"removing"`
-}
-
-// FoundKept is a tree that was found beside the place of a volume.
-type FoundKept struct {
-	Path string
-	// Place has Volume, Target, Stage, Aside, Holder and Old set; zero without a note.
-	Place Place
-	// Note is the note on the tree; nil where there is none, or where the name of the tree is no
-	// name that an agent gives to the noted volume.
-	Note *KeptNote
-}
-
 // seekEvery is how often the agent looks for kept content of which the journal does not know: a
 // disk may be mounted late, and a look reads one folder for each place.
 const seekEvery = time.Hour
 
 // noteOld puts the note on the content in the place of a volume, before that content leaves the
 // place. A note that can't be put keeps nobody from the restore: the journal has the same.
-func (w *worker) noteOld(j *Job, p Place) {
+func (w *worker) noteOld(j *model.Job, p model.Place) {
 	restorer := w.m.parts.Restorer
 	in, err := restorer.Placed(p)
 	if in {
 		return // done before a crash
 	}
 	if err == nil {
-		var known Content
+		var known model.Content
 		if known, err = w.m.journal.Content(j.Instance); err == nil {
-			err = restorer.Note(p, p.Target, KeptNote{
+			err = restorer.Note(p, p.Target, model.KeptNote{
 				Instance: j.Instance, Tenant: j.Tenant, Job: j.ID, Volume: p.Volume, Target: p.Target, Since: w.m.opts.Now().UTC(),
 				Backup: known.Backup, Seq: known.Seq, Created: known.Created, Vault: known.Vault, By: j.Restore.Backup,
 			})
@@ -74,7 +45,7 @@ func (w *worker) noteOld(j *Job, p Place) {
 }
 
 // noteRemoval says on a tree that its removal begins. A tree without a note gets none.
-func (m *Manager) noteRemoval(p Place, path string) error {
+func (m *Manager) noteRemoval(p model.Place, path string) error {
 	n, err := m.parts.Restorer.NoteOn(p, path)
 	if err != nil || n == nil || n.Removing {
 		return err
@@ -124,7 +95,7 @@ func (m *Manager) seekKept(ctx context.Context) {
 	complete, before := err == nil, m.StrayKept()
 	var strays []string
 	for _, f := range found {
-		if slices.ContainsFunc(atWork, func(j *Job) bool { return j.takesOut(f) }) {
+		if slices.ContainsFunc(atWork, func(j *model.Job) bool { return j.TakesOut(f) }) {
 			continue
 		}
 		known, err := m.journal.knowsKept(f)
@@ -153,16 +124,8 @@ func (m *Manager) seekKept(ctx context.Context) {
 	m.strayKept = strays
 }
 
-// takesOut tells whether a tree may be of the job, which is unfinished.
-func (j *Job) takesOut(f FoundKept) bool {
-	if strings.Contains(f.Path, j.ID) || j.PutBack != "" && strings.Contains(f.Path, j.PutBack) {
-		return true
-	}
-	return f.Note != nil && (f.Note.Job == j.ID || f.Note.Job == j.PutBack)
-}
-
 // adoptKept writes the record of a tree of which the journal does not know.
-func (m *Manager) adoptKept(ctx context.Context, f FoundKept) {
+func (m *Manager) adoptKept(ctx context.Context, f model.FoundKept) {
 	n := f.Note
 	trouble := func(err error) {
 		m.parts.Observer.Trouble(n.Instance, n.Job, "adopt the kept content at "+f.Path, err)
@@ -189,7 +152,7 @@ func (m *Manager) adoptKept(ctx context.Context, f FoundKept) {
 
 // knowsKept tells whether a record names the tree: as kept content, or as a leftover. A record that
 // does not know that the removal of the tree has begun learns it.
-func (jr *Journal) knowsKept(f FoundKept) (known bool, err error) {
+func (jr *Journal) knowsKept(f model.FoundKept) (known bool, err error) {
 	left, err := jr.leftovers()
 	if err != nil {
 		return false, err
@@ -209,8 +172,8 @@ func (jr *Journal) knowsKept(f FoundKept) (known bool, err error) {
 				continue
 			}
 			if f.Note != nil && f.Note.Removing && v.Place.Old == f.Place.Old && !s.Removing && !s.Partial {
-				err = jr.changeAside(s.Instance, s.Job, nil, func(s *Aside) bool { s.Partial = true; return true })
-				if errors.Is(err, ErrNotFound) {
+				err = jr.changeAside(s.Instance, s.Job, nil, func(s *model.Aside) bool { s.Partial = true; return true })
+				if errors.Is(err, model.ErrNotFound) {
 					err = nil // it was removed meanwhile
 				}
 			}
@@ -222,7 +185,7 @@ func (jr *Journal) knowsKept(f FoundKept) (known bool, err error) {
 
 // adoptKept adds a tree to the record of its job, or makes that record. Nothing is adopted while a
 // job of the instance may use the tree, and while the record is being removed.
-func (jr *Journal) adoptKept(f FoundKept, c Count, now time.Time) (adopted bool, err error) {
+func (jr *Journal) adoptKept(f model.FoundKept, c model.Count, now time.Time) (adopted bool, err error) {
 	n := f.Note
 	err = jr.update(func(tx *bbolt.Tx) error {
 		adopted = false
@@ -231,35 +194,35 @@ func (jr *Journal) adoptKept(f FoundKept, c Count, now time.Time) (adopted bool,
 			if err != nil {
 				return err
 			}
-			if active.takesOut(f) {
+			if active.TakesOut(f) {
 				return nil
 			}
 		}
-		var s Aside
+		var s model.Aside
 		there, err := get(tx, bucketAside, asideKey(n.Instance, n.Job), &s)
 		switch {
 		case err != nil:
 			return err
 		case !there:
-			s = Aside{
-				Instance: n.Instance, Tenant: n.Tenant, Job: n.Job, Since: n.Since, By: n.By, Replaced: Replaced{Backup: n.Backup, Kept: true},
-				Known: Content{Backup: n.Backup, Seq: n.Seq, Created: n.Created, Vault: n.Vault, Tenant: n.Tenant},
+			s = model.Aside{
+				Instance: n.Instance, Tenant: n.Tenant, Job: n.Job, Since: n.Since, By: n.By, Replaced: model.Replaced{Backup: n.Backup, Kept: true},
+				Known: model.Content{Backup: n.Backup, Seq: n.Seq, Created: n.Created, Vault: n.Vault, Tenant: n.Tenant},
 			}
 			if n.Backup == "" {
-				s.Known = Content{}
+				s.Known = model.Content{}
 			}
 		case s.Removing:
 			return nil // the record goes soon
-		case s.Tenant != n.Tenant, slices.ContainsFunc(s.Volumes, func(v AsideVolume) bool { return v.Place.Volume == n.Volume }):
+		case s.Tenant != n.Tenant, slices.ContainsFunc(s.Volumes, func(v model.AsideVolume) bool { return v.Place.Volume == n.Volume }):
 			return fmt.Errorf("the journal names another tree as the kept content of volume %q by job %s; look at both, and rename or remove one by hand", n.Volume, n.Job)
 		}
-		s.Volumes = append(s.Volumes, AsideVolume{f.Place, c})
+		s.Volumes = append(s.Volumes, model.AsideVolume{Place: f.Place, Count: c})
 		s.Missing = slices.DeleteFunc(s.Missing, func(v string) bool { return v == n.Volume })
 		s.Partial = s.Partial || n.Removing
 		s.Adopted, s.SinceUp = now, jr.Up()
-		s.Replaced.add(c)
+		s.Replaced.Add(c)
 		adopted = true
-		return errors.Join(put(tx, bucketAside, s.key(), s), tell(tx, now, EventKept, decidedData{
+		return errors.Join(put(tx, bucketAside, []byte(s.Key()), s), tell(tx, now, model.EventKept, decidedData{
 			Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Replaced: &s.Replaced,
 			Reason: "the journal of the host was lost or set back, and did not know the content; it is kept for its whole time from now on",
 		}))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -56,7 +57,7 @@ func TestKeptIsAdopted(t *testing.T) {
 func runLostWay(t *testing.T, way lostWay, crashAt int) (points []string) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{5, 7}
 		had(3)(w)
 		opts := job.Options{KeepAside: 3 * time.Hour, InPlaceOrder: true}
@@ -94,7 +95,7 @@ func runLostWay(t *testing.T, way lostWay, crashAt int) (points []string) {
 		w.lose()
 		l = w.start(-1, opts)
 		time.Sleep(5 * time.Minute)
-		known := map[string]job.Aside{}
+		known := map[string]model.Aside{}
 		all, err := l.j.Kept()
 		if err != nil {
 			t.Fatal(err)
@@ -164,7 +165,7 @@ func TestAdoptedIsPutBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].state = job.IsStopped
+				w.instances["phone"].state = model.IsStopped
 				w.backups["phone"] = []int{5, 7}
 				had(3)(w)
 				l := w.start(-1, job.Options{})
@@ -202,7 +203,7 @@ func TestAdoptedIsPutBack(t *testing.T) {
 					t.Fatal(err)
 				}
 				j := l.final(task.Jobs[0].Job)
-				if done := j.State == job.Done && w.holds(3); done == c.begun || c.begun && !strings.Contains(j.Cause, "may not be whole") {
+				if done := j.State == model.Done && w.holds(3); done == c.begun || c.begun && !strings.Contains(j.Cause, "may not be whole") {
 					t.Errorf("ended %s (%s), on the disks: %v", j.State, j.Cause, w.disks)
 				}
 				l.stop()
@@ -220,7 +221,7 @@ func TestAdoptedIsPutBack(t *testing.T) {
 func TestUnknownTreesStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{7}
 		had(3)(w)
 		w.disks["/phone/.holdfast-kept-x-data"] = disk{tree: "unknown", count: 1}

@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
@@ -18,28 +19,6 @@ import (
 // A leftover is a snapshot that nothing needs any more, or a tree that a restore has replaced
 // or left beside a volume. Leftovers that could not be removed are in the journal: no job waits
 // for their removal. The Manager tries again for as long as it takes, and tells the operator.
-
-// Leftover is a thing that could not be removed yet. One of Ref and Place is set.
-type Leftover struct {
-	Instance string    `json:"instance,omitempty"`
-	Job      string    `json:"job,omitempty"` // that has left it; "" where that is not known
-	Ref      Ref       `json:"ref,omitzero"`  // of a snapshot
-	Place    *Place    `json:"place,omitempty"`
-	Since    time.Time `json:"since"` // UTC
-	Error    string    `json:"error"` // of the last try
-}
-
-// Path is where it lies.
-func (l *Leftover) Path() string {
-	if l.Place != nil {
-		return l.Place.Stage
-	}
-	return l.Ref.Path
-}
-
-// key tells it from others: the mark of a frozen file system, say,
-// has a path of another provider's form.
-func (l *Leftover) key() []byte { return []byte(l.Ref.Provider + "\x00" + l.Path()) }
 
 // Bounds of the work on leftovers, each with its reason.
 const (
@@ -53,12 +32,12 @@ const (
 )
 
 // Leftovers lists the things that could not be removed yet, the oldest first.
-func (m *Manager) Leftovers() ([]Leftover, error) { return m.journal.leftovers() }
+func (m *Manager) Leftovers() ([]model.Leftover, error) { return m.journal.leftovers() }
 
-func (jr *Journal) leftovers() (list []Leftover, err error) {
+func (jr *Journal) leftovers() (list []model.Leftover, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketLeftovers).ForEach(func(k, v []byte) error {
-			var l Leftover
+			var l model.Leftover
 			if err := json.Unmarshal(v, &l); err != nil {
 				return fmt.Errorf("journal: decode leftover %q: %w", k, err)
 			}
@@ -66,14 +45,16 @@ func (jr *Journal) leftovers() (list []Leftover, err error) {
 			return nil
 		})
 	})
-	slices.SortFunc(list, func(a, b Leftover) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Path(), b.Path())) })
+	slices.SortFunc(list, func(a, b model.Leftover) int {
+		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Path(), b.Path()))
+	})
 	return list, err
 }
 
 // putLeftovers writes the leftovers of a step of a job.
-func putLeftovers(tx *bbolt.Tx, left []Leftover) error {
+func putLeftovers(tx *bbolt.Tx, left []model.Leftover) error {
 	for _, l := range left {
-		if err := put(tx, bucketLeftovers, l.key(), l); err != nil {
+		if err := put(tx, bucketLeftovers, []byte(l.Key()), l); err != nil {
 			return err
 		}
 	}
@@ -81,34 +62,34 @@ func putLeftovers(tx *bbolt.Tx, left []Leftover) error {
 }
 
 // noteLeftover writes that something could not be removed, with the time since when.
-func (jr *Journal) noteLeftover(l Leftover) error {
+func (jr *Journal) noteLeftover(l model.Leftover) error {
 	return jr.update(func(tx *bbolt.Tx) error {
-		var before Leftover
-		if found, err := get(tx, bucketLeftovers, l.key(), &before); err != nil {
+		var before model.Leftover
+		if found, err := get(tx, bucketLeftovers, []byte(l.Key()), &before); err != nil {
 			return err
 		} else if found {
 			l.Since, l.Instance, l.Job = before.Since, before.Instance, before.Job
 		}
-		return put(tx, bucketLeftovers, l.key(), l)
+		return put(tx, bucketLeftovers, []byte(l.Key()), l)
 	})
 }
 
 // forgetLeftover writes that it is gone. A leftover that was removed
 // at the first try is not in the journal, and costs no write.
-func (jr *Journal) forgetLeftover(l Leftover) error {
+func (jr *Journal) forgetLeftover(l model.Leftover) error {
 	known := false
 	err := jr.db.View(func(tx *bbolt.Tx) error {
-		known = tx.Bucket(bucketLeftovers).Get(l.key()) != nil
+		known = tx.Bucket(bucketLeftovers).Get([]byte(l.Key())) != nil
 		return nil
 	})
 	if err != nil || !known {
 		return err
 	}
-	return jr.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketLeftovers).Delete(l.key()) })
+	return jr.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketLeftovers).Delete([]byte(l.Key())) })
 }
 
 // leave makes a leftover of a thing that a job could not remove, and tells the observer.
-func (w *worker) leave(j *Job, l Leftover, err error) Leftover {
+func (w *worker) leave(j *model.Job, l model.Leftover, err error) model.Leftover {
 	l.Instance, l.Job, l.Since, l.Error = j.Instance, j.ID, w.m.opts.Now().UTC(), err.Error()
 	w.m.parts.Observer.Lacked(j.Instance, j.ID, "remove "+l.Path(), err)
 	return l
@@ -116,9 +97,9 @@ func (w *worker) leave(j *Job, l Leftover, err error) Leftover {
 
 // dropSnapshots removes the job's snapshots, except snapshots that
 // become bases. It returns the snapshots that can't be removed.
-func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left []Leftover) {
+func (w *worker) dropSnapshots(ctx context.Context, j *model.Job, kept []model.Base) (left []model.Leftover) {
 	for _, s := range j.Snapshots {
-		if readInPlace(j, s) || slices.ContainsFunc(kept, func(b Base) bool { return b.Ref.Path == s.Ref.Path }) {
+		if readInPlace(j, s) || slices.ContainsFunc(kept, func(b model.Base) bool { return b.Ref.Path == s.Ref.Path }) {
 			continue
 		}
 		ctx, cancel := acting(ctx, removeTimeout)
@@ -127,7 +108,7 @@ func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left [
 		})
 		cancel()
 		if err != nil {
-			left = append(left, w.leave(j, Leftover{Ref: s.Ref}, err))
+			left = append(left, w.leave(j, model.Leftover{Ref: s.Ref}, err))
 		}
 	}
 	return left
@@ -137,7 +118,7 @@ func (w *worker) dropSnapshots(ctx context.Context, j *Job, kept []Base) (left [
 // trees that are not needed. It keeps content that is to be kept, and returns each tree that it
 // can't remove. A tree of which the journal does not know (errTakenOut) is no leftover, because
 // seekKept adopts it; the error names such trees.
-func (w *worker) discard(j *Job) (left []Leftover, stays error) {
+func (w *worker) discard(j *model.Job) (left []model.Leftover, stays error) {
 	places := j.Restore.Places
 	switch {
 	case j.PutBack != "" && !j.Restore.Placed:
@@ -145,7 +126,7 @@ func (w *worker) discard(j *Job) (left []Leftover, stays error) {
 	case j.Restore.Condemned:
 		places = slices.Clone(places)
 		for _, p := range j.Restore.Out {
-			places = append(places, Place{Volume: p.Volume, Target: p.Target, Stage: p.Aside, Holder: p.Holder, Old: p.Old})
+			places = append(places, model.Place{Volume: p.Volume, Target: p.Target, Stage: p.Aside, Holder: p.Holder, Old: p.Old})
 		}
 	}
 	for _, p := range places {
@@ -164,14 +145,14 @@ func (w *worker) discard(j *Job) (left []Leftover, stays error) {
 			stays = errors.Join(stays, err)
 			w.m.parts.Observer.Lacked(j.Instance, j.ID, "remove "+p.Stage, err)
 		case err != nil:
-			left = append(left, w.leave(j, Leftover{Place: &p}, err))
+			left = append(left, w.leave(j, model.Leftover{Place: &p}, err))
 		}
 	}
 	return left, stays
 }
 
 // removeLeftover tries to remove one leftover and writes the outcome.
-func (m *Manager) removeLeftover(ctx context.Context, l Leftover) (removed bool) {
+func (m *Manager) removeLeftover(ctx context.Context, l model.Leftover) (removed bool) {
 	try, cancel := context.WithTimeout(ctx, actTimeout)
 	defer cancel()
 	var err error
@@ -223,7 +204,7 @@ func (m *Manager) watchLeftovers(ctx context.Context) {
 			continue
 		}
 		for _, l := range left {
-			key := string(l.key())
+			key := l.Key()
 			d := next[key]
 			if now := time.Now(); now.Before(d.at) || ctx.Err() != nil {
 				continue

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // failsTo makes acts of the world fail until it is healed.
@@ -37,23 +38,23 @@ func (w *world) heal() {
 // taken, and no agent from stopping. It is listed until it is gone.
 func TestCleanUpGatesNothing(t *testing.T) {
 	for name, c := range map[string]struct {
-		mode  job.Mode
+		mode  model.Mode
 		fails string // the job itself fails here; "": it is done
-		end   job.State
+		end   model.State
 		event string
 		left  int
 	}{
-		"released":               {job.ModeFrozen, "", job.Done, job.EventReleased, 1},
-		"failed":                 {job.ModeFrozen, "upload", job.Failed, job.EventFailed, 1},
-		"live":                   {job.ModeLive, "", job.Done, job.EventCompleted, 1},
-		"after rounds":           {job.ModePrecopy, "", job.Done, job.EventReleased, 3},
-		"failed, and after them": {job.ModePrecopy, "upload", job.Failed, job.EventFailed, 1},
+		"released":               {model.ModeFrozen, "", model.Done, model.EventReleased, 1},
+		"failed":                 {model.ModeFrozen, "upload", model.Failed, model.EventFailed, 1},
+		"live":                   {model.ModeLive, "", model.Done, model.EventCompleted, 1},
+		"after rounds":           {model.ModePrecopy, "", model.Done, model.EventReleased, 3},
+		"failed, and after them": {model.ModePrecopy, "upload", model.Failed, model.EventFailed, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
 				w.instances["phone"].mode = c.mode
-				w.instances["phone"].state = job.IsRunning
+				w.instances["phone"].state = model.IsRunning
 				acts := []string{"remove-leftover"}
 				w.failsTo(acts...)
 				if c.fails != "" {
@@ -61,7 +62,7 @@ func TestCleanUpGatesNothing(t *testing.T) {
 				}
 				l := w.start(-1, job.Options{Precopy: job.Precopy{Rounds: 2}, DrainTimeout: time.Hour})
 				for i := range 2 {
-					w.instances["phone"].state = job.IsRunning
+					w.instances["phone"].state = model.IsRunning
 					begin := time.Now()
 					task, err := l.accept(fmt.Sprint("r", i), "phone")
 					if err != nil {
@@ -122,14 +123,14 @@ func TestPutOffWithLeftovers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.until(task.Jobs[0].Job, job.Uploading)
+		l.until(task.Jobs[0].Job, model.Uploading)
 		l.stop()
 		w.mu.Lock()
 		w.backup = nil
 		w.mu.Unlock()
 		l = w.start(-1, job.Options{})
 		j := l.final(task.Jobs[0].Job)
-		if j.State != job.Done || j.Attempts != 1 {
+		if j.State != model.Done || j.Attempts != 1 {
 			t.Errorf("%s after %d attempts: %s", j.State, j.Attempts, j.Cause)
 		}
 		w.heal()
@@ -149,21 +150,21 @@ func TestPutOffWithLeftovers(t *testing.T) {
 func TestRestoreLeavesWhatItReplaced(t *testing.T) {
 	for name, c := range map[string]struct {
 		stuck string
-		end   job.State
+		end   model.State
 		left  int
-	}{"done": {"", job.Done, 2}, "failed": {"media", job.Failed, 2}} {
+	}{"done": {"", model.Done, 2}, "failed": {"media", model.Failed, 2}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].state = job.IsStopped
+				w.instances["phone"].state = model.IsStopped
 				w.backups["phone"] = []int{7}
 				for _, v := range []string{"data", "media"} { // volumes with content are kept
 					w.disks["/phone/"+v] = disk{tree: "old " + v, empty: true}
 				}
 				w.stuck = c.stuck
 				l := w.start(-1, job.Options{StartRestored: true})
-				w.observe = func(j *job.Job) { // the first removal is before the volumes are built
-					if j.State == job.Placing {
+				w.observe = func(j *model.Job) { // the first removal is before the volumes are built
+					if j.State == model.Placing {
 						w.fail = func(act, _ string) error {
 							if act == "discard" {
 								return errors.New("operation not permitted")
@@ -177,7 +178,7 @@ func TestRestoreLeavesWhatItReplaced(t *testing.T) {
 					t.Fatal(err)
 				}
 				j := l.final(task.Jobs[0].Job)
-				if running := w.instances["phone"].state == job.IsRunning; j.State != c.end || running != (c.end == job.Done) {
+				if running := w.instances["phone"].state == model.IsRunning; j.State != c.end || running != (c.end == model.Done) {
 					t.Errorf("%s: %s; the instance is %s", j.State, j.Cause, w.instances["phone"].state)
 				}
 				left, err := l.m.Leftovers()

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // Jobs are listed by indexes in the order of acceptance: of all jobs,
@@ -29,7 +31,7 @@ type Query struct {
 	Limit int
 }
 
-func (q *Query) wants(j *Job) bool {
+func (q *Query) wants(j *model.Job) bool {
 	return (q.All || q.Tenant == j.Tenant) && (q.Task == "" || q.Task == j.Task) && (q.Instance == "" || q.Instance == j.Instance) &&
 		(!q.Active || !j.State.Final()) && (q.Before == 0 || j.Seq < q.Before)
 }
@@ -45,7 +47,7 @@ func orderKey(owner string, seq uint64) []byte {
 }
 
 // indexJob puts a job into the indexes.
-func indexJob(tx *bbolt.Tx, j *Job) error {
+func indexJob(tx *bbolt.Tx, j *model.Job) error {
 	owned := append([]byte(j.ID+"\x00"), j.Tenant...)
 	return errors.Join(
 		tx.Bucket(bucketOrder).Put(orderKey("", j.Seq), []byte(j.ID)),
@@ -56,7 +58,7 @@ func indexJob(tx *bbolt.Tx, j *Job) error {
 // unindexJob takes a job out of the indexes.
 func unindexJob(tx *bbolt.Tx, id string) error {
 	j, err := getJob(tx, id)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, model.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
@@ -70,11 +72,11 @@ func unindexJob(tx *bbolt.Tx, id string) error {
 
 // List returns the jobs of a page, the newest first, and what
 // Query.Before is for the next page: 0 when there is none.
-func (jr *Journal) List(q Query) (jobs []*Job, next uint64, err error) {
+func (jr *Journal) List(q Query) (jobs []*model.Job, next uint64, err error) {
 	switch {
 	case q.Task != "": // at most the instances of one command
 		_, jobs, err = jr.Task(q.Task)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, model.ErrNotFound) {
 			return nil, 0, nil
 		}
 	case q.Active: // at most one job for each instance
@@ -89,7 +91,7 @@ func (jr *Journal) List(q Query) (jobs []*Job, next uint64, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	jobs = slices.DeleteFunc(jobs, func(j *Job) bool { return !q.wants(j) })
+	jobs = slices.DeleteFunc(jobs, func(j *model.Job) bool { return !q.wants(j) })
 	sortJobs(jobs)
 	slices.Reverse(jobs)
 	if q.Limit > 0 && len(jobs) > q.Limit {
@@ -100,7 +102,7 @@ func (jr *Journal) List(q Query) (jobs []*Job, next uint64, err error) {
 }
 
 // page reads one page of an index.
-func page(tx *bbolt.Tx, q Query) (jobs []*Job, next uint64, err error) {
+func page(tx *bbolt.Tx, q Query) (jobs []*model.Job, next uint64, err error) {
 	bucket, owner := bucketOrder, ""
 	switch {
 	case q.Instance != "":

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
@@ -49,7 +50,7 @@ type worker struct {
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the work; nil before run
 
-	progress atomic.Pointer[Progress]
+	progress atomic.Pointer[model.Progress]
 	report   progressReport
 }
 
@@ -88,7 +89,7 @@ func (w *worker) run(soft, hard context.Context) {
 		case err == nil:
 			pause = firstPause
 			continue
-		case errors.Is(err, errLeave), errors.Is(err, ErrNotFound):
+		case errors.Is(err, errLeave), errors.Is(err, model.ErrNotFound):
 			return
 		}
 		// Only the journal fails here (a full disk, mostly), or a job that is
@@ -109,68 +110,68 @@ func (w *worker) run(soft, hard context.Context) {
 	}
 }
 
-func (w *worker) advance(soft, hard, work context.Context, j *Job) error {
-	if w.m.opts.RecoverOnly && !j.CancelAsked && (j.State.unstored() || j.State == Restoring) {
+func (w *worker) advance(soft, hard, work context.Context, j *model.Job) error {
+	if w.m.opts.RecoverOnly && !j.CancelAsked && (j.State.Unstored() || j.State == model.Restoring) {
 		w.checked()
 		w.resumed = false
-		return w.write(j, Suspending, change{})
+		return w.write(j, model.Suspending, change{})
 	}
-	if w.resumed && j.State.unstored() {
-		if j.standsStill() && w.hold == nil {
+	if w.resumed && j.State.Unstored() {
+		if j.StandsStill() && w.hold == nil {
 			w.hold = w.m.holds.take(w.place) // it holds the instance as it is
 		}
 		return w.resume(work, hard, j)
 	}
 	w.checked()
 	if w.resumed {
-		w.mayBeDown = !j.Entered[Releasing].IsZero()
+		w.mayBeDown = !j.Entered[model.Releasing].IsZero()
 		w.resumed = false
 	}
-	if j.CancelAsked && j.undoable() && j.State != Suspending {
+	if j.CancelAsked && j.Undoable() && j.State != model.Suspending {
 		return w.fail(j, errCancelled.Error())
 	}
-	if !j.undoable() && j.State != Placing {
+	if !j.Undoable() && j.State != model.Placing {
 		w.ticket.leave() // from here on the job only waits, or is quick
-		if j.State != Failing {
+		if j.State != model.Failing {
 			w.hold.leave()
 		}
 	}
 	switch j.State {
-	case Accepted:
+	case model.Accepted:
 		return w.begin(soft, work, j)
-	case Precopying, Freezing, Frozen, Snapshotting, Snapshotted, Uploading:
+	case model.Precopying, model.Freezing, model.Frozen, model.Snapshotting, model.Snapshotted, model.Uploading:
 		ctx, cancel := w.deadlines(work, j)
 		defer cancel()
 		return w.secure(ctx, j)
-	case Restoring:
+	case model.Restoring:
 		ctx, cancel := w.deadlines(work, j)
 		defer cancel()
 		return w.restore(ctx, j)
-	case Placing:
+	case model.Placing:
 		return w.putInPlace(hard, j)
-	case Restored:
+	case model.Restored:
 		return w.settle(j)
-	case Starting:
+	case model.Starting:
 		return w.start(hard, j)
-	case Stored:
+	case model.Stored:
 		return w.completed(hard, j)
-	case Reported, Held, Acknowledged:
+	case model.Reported, model.Held, model.Acknowledged:
 		return w.await(soft, hard, j)
-	case Releasing:
+	case model.Releasing:
 		return w.release(hard, j)
-	case Released, Resuming, Ending, Suspending, Failing:
+	case model.Released, model.Resuming, model.Ending, model.Suspending, model.Failing:
 		return w.letGo(hard, j)
-	case Done, Failed:
+	case model.Done, model.Failed:
 	}
 	return errLeave
 }
 
 // write journals the next state and tells everybody.
-func (w *worker) write(j *Job, to State, c change) error {
+func (w *worker) write(j *model.Job, to model.State, c change) error {
 	return w.writeChecked(j, to, nil, c)
 }
 
-func (w *worker) writeChecked(j *Job, to State, check checkFunc, c change) error {
+func (w *worker) writeChecked(j *model.Job, to model.State, check checkFunc, c change) error {
 	point := "job.write-" + string(to)
 	w.m.hit(point + crashpoint.Before)
 	old, err := w.m.journal.replaced(j.Instance, c)
@@ -182,7 +183,7 @@ func (w *worker) writeChecked(j *Job, to State, check checkFunc, c change) error
 		return err
 	}
 	w.m.hit(point + crashpoint.After)
-	if to != Precopying && to != Uploading && to != Restoring {
+	if to != model.Precopying && to != model.Uploading && to != model.Restoring {
 		w.report.settle() // what comes now says more than figures that were not sent yet
 	}
 	w.removeBases(old)
@@ -202,7 +203,7 @@ func (w *worker) act(name string, do func() error) error {
 }
 
 // deadlines bounds the work of a job whose backup is not stored yet.
-func (w *worker) deadlines(ctx context.Context, j *Job) (context.Context, context.CancelFunc) {
+func (w *worker) deadlines(ctx context.Context, j *model.Job) (context.Context, context.CancelFunc) {
 	up, o := w.m.journal.Up(), w.m.opts
 	cancels := []context.CancelFunc{}
 	add := func(limit, spent time.Duration, cause error) {
@@ -215,7 +216,7 @@ func (w *worker) deadlines(ctx context.Context, j *Job) (context.Context, contex
 	}
 	add(o.JobDeadline, max(0, up-j.AcceptedUp), errJobDeadline)
 	if j.Hold && !j.HeldSince.IsZero() {
-		add(o.FrozenDeadline, j.heldFor(up), errFrozenDeadline)
+		add(o.FrozenDeadline, j.HeldTime(up), errFrozenDeadline)
 	}
 	return ctx, func() {
 		for _, cancel := range cancels {
@@ -225,33 +226,33 @@ func (w *worker) deadlines(ctx context.Context, j *Job) (context.Context, contex
 }
 
 // fail journals why the job is undone.
-func (w *worker) fail(j *Job, cause string) error {
-	return w.write(j, Failing, change{edit: func(j *Job) { j.Cause = cause }})
+func (w *worker) fail(j *model.Job, cause string) error {
+	return w.write(j, model.Failing, change{edit: func(j *model.Job) { j.Cause = cause }})
 }
 
 // panicked fails a job in which the program itself has failed: another try would most likely
 // fail in the same way, now or after a restart. A job that is being undone already has no other
 // way out, so it is tried again after a pause, and the error comes back. So is a release, some
 // times: the instance may be down by now, and then nothing but the report is left to do.
-func (w *worker) panicked(j *Job, err error) error {
+func (w *worker) panicked(j *model.Job, err error) error {
 	w.trouble(j, "do the work of the state "+string(j.State), err)
 	w.checked()
 	w.resumed = false
 	w.panics++
-	if !j.canFail() || j.State == Releasing && w.panics < releasePanics {
+	if !j.State.LeadsTo(model.Failing) || j.State == model.Releasing && w.panics < releasePanics {
 		return err
 	}
 	return contain.Call(func() error { return w.fail(j, fmt.Sprintf("%v, in the state %s", err, j.State)) })
 }
 
 // trouble tells of an error whose message alone goes on.
-func (w *worker) trouble(j *Job, doing string, err error) {
+func (w *worker) trouble(j *model.Job, doing string, err error) {
 	w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
 }
 
 // undo fails the job because of an error. The stack of a panic goes
 // to the log, and not into the journal.
-func (w *worker) undo(j *Job, doing string, err error) error {
+func (w *worker) undo(j *model.Job, doing string, err error) error {
 	if contain.Of(err) != nil {
 		w.trouble(j, doing, err)
 	}
@@ -260,7 +261,7 @@ func (w *worker) undo(j *Job, doing string, err error) error {
 
 // giveUp decides the meaning of an error in the middle of the
 // work: the job is put off when the agent goes down, else undone.
-func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) error {
+func (w *worker) giveUp(ctx context.Context, j *model.Job, doing string, err error) error {
 	cause := context.Cause(ctx)
 	switch {
 	case cause == nil && contain.Of(err) == nil && errors.Is(err, errWaitForStore):
@@ -268,7 +269,7 @@ func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) er
 	case cause == nil, contain.Of(err) != nil:
 		return w.undo(j, doing, err)
 	case errors.Is(cause, errDrained):
-		return w.write(j, Suspending, change{})
+		return w.write(j, model.Suspending, change{})
 	case err == cause: //nolint:errorlint // an error that wraps the cause has more to say
 		return w.fail(j, fmt.Sprintf("%v, during: %s", cause, doing))
 	}
@@ -277,7 +278,7 @@ func (w *worker) giveUp(ctx context.Context, j *Job, doing string, err error) er
 
 // begin waits for the job's turn and journals the intent of the
 // first thing that is done to the host.
-func (w *worker) begin(soft, work context.Context, j *Job) error {
+func (w *worker) begin(soft, work context.Context, j *model.Job) error {
 	if w.m.opts.RecoverOnly {
 		return errLeave
 	}
@@ -293,7 +294,7 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 		return w.fail(j, fmt.Sprintf("%v, while waiting for its turn", err))
 	}
 	w.proved = w.m.opts.Now() // all that the backup rests on is looked at from here on
-	var next State
+	var next model.State
 	var c change
 	err := restForStore(ctx, j)
 	if err == nil {
@@ -309,19 +310,19 @@ func (w *worker) begin(soft, work context.Context, j *Job) error {
 		return w.fail(j, err.Error())
 	}
 	switch {
-	case next == Done:
-		c.emit = w.m.event(EventRestoreCompleted)
+	case next == model.Done:
+		c.emit = w.m.event(model.EventRestoreCompleted)
 	case j.Attempts == 0 && j.IsRestore():
-		c.emit = w.m.event(EventRestoreStarted)
+		c.emit = w.m.event(model.EventRestoreStarted)
 	case j.Attempts == 0:
-		c.emit = w.m.event(EventStarted)
+		c.emit = w.m.event(model.EventStarted)
 	}
 	return w.write(j, next, c)
 }
 
 // first decides the first act on the host: a round of pre-copy,
 // the hold, the snapshots of a live backup, or a restore.
-func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
+func (w *worker) first(ctx context.Context, j *model.Job) (model.State, change, error) {
 	if j.IsRestore() {
 		return w.toRestore(ctx, j)
 	}
@@ -338,12 +339,12 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	}
 	w.m.dropBases(ctx) // before this job takes more space
 	// Rounds are of no use to an instance that does not write, or that nothing holds.
-	rounds := j.Mode.precopies() && w.m.opts.Precopy.Rounds > 0 && found != IsStopped && instance.Holds
-	if j.Mode != ModeLive && !rounds {
+	rounds := j.Mode.Precopies() && w.m.opts.Precopy.Rounds > 0 && found != model.IsStopped && instance.Holds
+	if j.Mode != model.ModeLive && !rounds {
 		return w.toHold(ctx, j)
 	}
 	name := lastName(j)
-	if j.Mode != ModeLive {
+	if j.Mode != model.ModeLive {
 		name = roundName(j, 0)
 	}
 	planned, err := instance.Snapshots.Plan(ctx, name)
@@ -352,36 +353,36 @@ func (w *worker) first(ctx context.Context, j *Job) (State, change, error) {
 	}
 	round := ofRound(planned)
 	switch {
-	case j.Mode == ModeLive && slices.ContainsFunc(planned, func(s Snapshot) bool { return !s.Live }):
+	case j.Mode == model.ModeLive && slices.ContainsFunc(planned, func(s model.Snapshot) bool { return !s.Live }):
 		return "", change{}, errors.New("a backup of a running instance needs snapshots, and the storage of one of its volumes can't make any")
-	case j.Mode == ModeLive:
-		return Snapshotting, change{edit: func(j *Job) { j.Found, j.Snapshots, j.Kept = found, planned, instance.Keep }}, nil
+	case j.Mode == model.ModeLive:
+		return model.Snapshotting, change{edit: func(j *model.Job) { j.Found, j.Snapshots, j.Kept = found, planned, instance.Keep }}, nil
 	case len(round) == 0:
 		return w.toHold(ctx, j)
 	}
-	return Precopying, change{edit: func(j *Job) { j.Snapshots, j.Rounds, j.Kept = round, nil, instance.Keep }}, nil
+	return model.Precopying, change{edit: func(j *model.Job) { j.Snapshots, j.Rounds, j.Kept = round, nil, instance.Keep }}, nil
 }
 
 // found is the job's instance and how it is; an error when it can't be backed up so.
-func (w *worker) found(ctx context.Context, j *Job) (Instance, Sight, error) {
+func (w *worker) found(ctx context.Context, j *model.Job) (Instance, model.Sight, error) {
 	instance, err := w.ofTenant(j)
 	if err != nil {
-		return Instance{}, Sight{}, fmt.Errorf("look for the instance: %w", err)
+		return Instance{}, model.Sight{}, fmt.Errorf("look for the instance: %w", err)
 	}
 	found, err := w.look(ctx, instance)
 	return instance, found, err
 }
 
 // look tells how an instance is that is about to be backed up; an error when it can't be.
-func (w *worker) look(ctx context.Context, instance Instance) (Sight, error) {
+func (w *worker) look(ctx context.Context, instance Instance) (model.Sight, error) {
 	found, err := instance.Runtime.State(ctx)
 	switch {
 	case err != nil:
-		return Sight{}, fmt.Errorf("look at the instance: %w", err)
-	case found.State == IsFrozen:
-		return Sight{}, errors.New("the instance is frozen already, and not by this agent")
-	case found.State != IsRunning && found.State != IsStopped && found.State != IsUnknown:
-		return Sight{}, fmt.Errorf("the runtime says that the instance is %s", found.State)
+		return model.Sight{}, fmt.Errorf("look at the instance: %w", err)
+	case found.State == model.IsFrozen:
+		return model.Sight{}, errors.New("the instance is frozen already, and not by this agent")
+	case found.State != model.IsRunning && found.State != model.IsStopped && found.State != model.IsUnknown:
+		return model.Sight{}, fmt.Errorf("the runtime says that the instance is %s", found.State)
 	}
 	return found, nil
 }
@@ -389,12 +390,12 @@ func (w *worker) look(ctx context.Context, instance Instance) (Sight, error) {
 // toHold waits for the turn to hold the instance, so that few are held at a
 // time, and makes the change that journals the intent. An instance that stands
 // still by itself, or that nothing holds, needs no turn: nobody waits for it.
-func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
+func (w *worker) toHold(ctx context.Context, j *model.Job) (model.State, change, error) {
 	instance, found, err := w.found(ctx, j)
 	if err != nil {
 		return "", change{}, err
 	}
-	if instance.Holds && found.State != IsStopped {
+	if instance.Holds && found.State != model.IsStopped {
 		if err := w.turnToHold(ctx, j); err != nil {
 			return "", change{}, err
 		}
@@ -402,27 +403,27 @@ func (w *worker) toHold(ctx context.Context, j *Job) (State, change, error) {
 			return "", change{}, err
 		}
 	}
-	return Freezing, change{edit: func(j *Job) {
+	return model.Freezing, change{edit: func(j *model.Job) {
 		j.Found, j.Hold, j.BootID, j.Snapshots, j.Kept = found.State, true, w.m.opts.BootID, nil, instance.Keep
-		j.Identity, j.Held = found.ID, Sight{}
+		j.Identity, j.Held = found.ID, model.Sight{}
 		j.HeldSince, j.HeldUntil, j.HeldUp, j.HeldFor = time.Time{}, time.Time{}, 0, 0
 		if instance.Holds {
-			j.hold(w.m.opts.Now(), w.m.journal.Up())
+			j.BeginHold(w.m.opts.Now(), w.m.journal.Up())
 		}
 	}}, nil
 }
 
 // completed signs the receipt of a stored backup and puts the report into the outbox.
-func (w *worker) completed(hard context.Context, j *Job) error {
+func (w *worker) completed(hard context.Context, j *model.Job) error {
 	marked := w.markVolumes(hard, j)
 	if j.ResumeAsked {
-		return w.write(j, Resuming, change{edit: marked})
+		return w.write(j, model.Resuming, change{edit: marked})
 	}
 	if lost, err := w.lost(hard, j); lost != "" || err != nil {
 		if err != nil {
 			return err
 		}
-		return w.write(j, Failing, change{edit: func(j *Job) { marked(j); j.Cause = lost }})
+		return w.write(j, model.Failing, change{edit: func(j *model.Job) { marked(j); j.Cause = lost }})
 	}
 	var receipt json.RawMessage
 	resumed := false
@@ -446,30 +447,30 @@ func (w *worker) completed(hard context.Context, j *Job) error {
 	if err != nil {
 		return fmt.Errorf("encode report: %w", err)
 	}
-	return w.write(j, Reported, change{
-		edit: func(j *Job) { marked(j); j.CompletedReport = body },
+	return w.write(j, model.Reported, change{
+		edit: func(j *model.Job) { marked(j); j.CompletedReport = body },
 		emit: completedEvent,
 	})
 }
 
-func completedEvent(j *Job) (Event, error) {
-	return Event{Type: EventCompleted, Data: j.CompletedReport}, nil
+func completedEvent(j *model.Job) (model.Event, error) {
+	return model.Event{Type: model.EventCompleted, Data: j.CompletedReport}, nil
 }
 
 // await waits for the control plane, or takes the way that it has named.
-func (w *worker) await(soft, hard context.Context, j *Job) error {
+func (w *worker) await(soft, hard context.Context, j *model.Job) error {
 	switch {
 	case j.ResumeAsked && j.Gone != "":
 		return w.fail(j, j.Gone+"; the instance runs again, as was asked")
 	case j.ResumeAsked:
-		return w.write(j, Resuming, change{})
-	case j.State == Held && j.ReleaseAsked && j.Gone != "":
+		return w.write(j, model.Resuming, change{})
+	case j.State == model.Held && j.ReleaseAsked && j.Gone != "":
 		return w.regained(soft, hard, j)
-	case j.State == Held && j.ReleaseAsked:
-		return w.write(j, Reported, change{edit: func(j *Job) { j.Cause = "" }, emit: completedEvent})
-	case j.State == Acknowledged && j.Mode == ModeLive:
-		return w.write(j, Ending, change{})
-	case j.State == Acknowledged && j.mayGoDown():
+	case j.State == model.Held && j.ReleaseAsked:
+		return w.write(j, model.Reported, change{edit: func(j *model.Job) { j.Cause = "" }, emit: completedEvent})
+	case j.State == model.Acknowledged && j.Mode == model.ModeLive:
+		return w.write(j, model.Ending, change{})
+	case j.State == model.Acknowledged && j.MayGoDown():
 		if soft.Err() != nil {
 			return errLeave
 		}
@@ -489,7 +490,7 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 				return err
 			}
 		}
-		err = w.writeChecked(j, Releasing, mayRelease, change{})
+		err = w.writeChecked(j, model.Releasing, mayRelease, change{})
 		if errors.Is(err, errMayNotRelease) {
 			return nil // changed since it was read: look again
 		}
@@ -506,13 +507,13 @@ func (w *worker) await(soft, hard context.Context, j *Job) error {
 // persist tries until it works, with growing pauses, for a way on that has no other way out. It
 // gives up with errLeave when hard ends, after three more tries, as the host may be going down.
 // A panic ends the tries, and comes back, except in the undoing of a job, which has to be done.
-func (w *worker) persist(hard context.Context, j *Job, doing string, try func(ctx context.Context) error) error {
+func (w *worker) persist(hard context.Context, j *model.Job, doing string, try func(ctx context.Context) error) error {
 	pause, last := firstPause, 3
 	for {
 		ctx, cancel := acting(hard, actTimeout)
 		err := contain.Call(func() error { return try(ctx) })
 		cancel()
-		if err == nil || contain.Of(err) != nil && !j.State.undoing() {
+		if err == nil || contain.Of(err) != nil && !j.State.Undoing() {
 			return err
 		}
 		w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
@@ -118,7 +119,7 @@ type Manager struct {
 	draining bool
 	pruned   bool               // the journal was pruned in this life
 	prunedUp time.Duration      // when, by the journal's clock
-	waiting  []*Job             // accepted, not yet given a goroutine
+	waiting  []*model.Job       // accepted, not yet given a goroutine
 	running  map[string]*worker // by job id
 	watchers map[chan Update]string
 	// strayKept is the answer of StrayKept.
@@ -166,7 +167,7 @@ func (m *Manager) hit(point string) {
 
 // Request is one command.
 type Request struct {
-	Kind      Kind // "" is KindBackup
+	Kind      model.Kind // "" is KindBackup
 	ID        string
 	Digest    [32]byte // of the body
 	Tenant    string   // whose the command is
@@ -180,38 +181,38 @@ type Request struct {
 }
 
 // Known returns the task of a request seen before, nil when it is new, or ErrRequestReused.
-func (m *Manager) Known(r Request) (*Task, error) {
+func (m *Manager) Known(r Request) (*model.Task, error) {
 	return m.journal.Request(r.Tenant, r.ID, r.Digest)
 }
 
 // Accept journals the command and queues its jobs; it returns when that is durable. A request seen
 // before gets its first task. Else the error is ErrRequestReused, ErrDraining, ErrQueueFull, a
 // *BusyError, ErrNotFound for an unknown instance, or a failure of the journal.
-func (m *Manager) Accept(r Request) (*Task, error) {
+func (m *Manager) Accept(r Request) (*model.Task, error) {
 	if t, err := m.Known(r); t != nil || err != nil {
 		return t, err
 	}
-	kind := cmp.Or(r.Kind, KindBackup)
+	kind := cmp.Or(r.Kind, model.KindBackup)
 	now := m.opts.Now().UTC()
-	task := Task{RequestID: r.ID, Digest: r.Digest, Tenant: r.Tenant, Accepted: now}
+	task := model.Task{RequestID: r.ID, Digest: r.Digest, Tenant: r.Tenant, Accepted: now}
 	var err error
 	if task.ID, err = m.newID(); err != nil {
 		return nil, err
 	}
-	jobs := make([]Job, len(r.Instances))
+	jobs := make([]model.Job, len(r.Instances))
 	for i, name := range r.Instances {
 		instance, err := m.parts.Instance(name)
 		if err != nil {
 			return nil, fmt.Errorf("instance %q: %w", name, err)
 		}
-		jobs[i] = Job{
+		jobs[i] = model.Job{
 			Task: task.ID, Instance: name, Tenant: instance.Tenant, Kind: kind, Policy: instance.Policy, Mode: instance.Mode, Kept: instance.Keep, PutBack: r.PutBack,
-			Deadline: r.Deadline.UTC(), Chosen: r.Backup, State: Accepted, AcceptedAt: now, Entered: map[State]time.Time{Accepted: now},
+			Deadline: r.Deadline.UTC(), Chosen: r.Backup, State: model.Accepted, AcceptedAt: now, Entered: map[model.State]time.Time{model.Accepted: now},
 		}
 		if jobs[i].ID, err = m.newID(); err != nil {
 			return nil, err
 		}
-		task.Jobs = append(task.Jobs, JobRef{Instance: name, Job: jobs[i].ID})
+		task.Jobs = append(task.Jobs, model.JobRef{Instance: name, Job: jobs[i].ID})
 	}
 
 	// One lock from the check to the queue, so that the
@@ -222,7 +223,7 @@ func (m *Manager) Accept(r Request) (*Task, error) {
 		return nil, ErrDraining
 	}
 	if m.opts.Queue > 0 && len(m.waiting)+m.slots.waiting()+len(jobs)-m.slots.idle() > m.opts.Queue {
-		return nil, ErrQueueFull
+		return nil, model.ErrQueueFull
 	}
 	m.hit(crashpoint.WriteTask + crashpoint.Before)
 	got, made, err := m.journal.accept(task, jobs)
@@ -319,7 +320,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 		for !m.contained("look after kept content", func() { m.watchAside(ctx) }) && sleep(ctx, lastPause) == nil {
 		}
 	})
-	begin := func(j *Job, resumed bool) {
+	begin := func(j *model.Job, resumed bool) {
 		id, place := j.ID, m.place(j)
 		w := &worker{
 			m: m, id: id, place: place, signal: make(chan struct{}, 1), ticket: m.slots.join(place), resumed: resumed, checked: func() {},
@@ -348,7 +349,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	// Jobs that hold an instance go before jobs that wait for their turn.
 	for _, holding := range []bool{true, false} {
 		for _, j := range jobs {
-			if (j.State != Accepted) == holding && j.State != Unknown {
+			if (j.State != model.Accepted) == holding && j.State != model.Unknown {
 				begin(j, true)
 			}
 		}
@@ -392,7 +393,7 @@ func (m *Manager) contained(doing string, do func()) bool {
 
 // place says where a job stands in the line. The last backup tells the size of its instance; an
 // instance without a backup has unknownSize.
-func (m *Manager) place(j *Job) place {
+func (m *Manager) place(j *model.Job) place {
 	p := place{restore: j.IsRestore(), command: j.Task, deadline: j.Deadline, bytes: unknownSize, seq: j.Seq}
 	if _, latest, err := m.journal.ByInstance(j.Instance); err == nil && latest != nil && latest.Result != nil {
 		p.bytes = latest.Result.Bytes

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/testbed"
 )
 
@@ -31,7 +32,7 @@ func in(t *testing.T, opts job.Options, names []string, test func(t *testing.T, 
 	})
 }
 
-func mustAccept(t *testing.T, l *life, id string, instances ...string) *job.Task {
+func mustAccept(t *testing.T, l *life, id string, instances ...string) *model.Task {
 	t.Helper()
 	task, err := l.accept(id, instances...)
 	if err != nil {
@@ -61,7 +62,7 @@ func TestInvariantSameCommandOnce(t *testing.T) {
 		if ids = slices.Compact(ids); len(ids) != 1 {
 			t.Errorf("one request made the tasks %v", ids)
 		}
-		if _, err := l.accept("r", "a", "b"); !errors.Is(err, job.ErrRequestReused) {
+		if _, err := l.accept("r", "a", "b"); !errors.Is(err, model.ErrRequestReused) {
 			t.Errorf("other body: %v", err)
 		}
 		// Another tenant's request of the same id is another command:
@@ -85,21 +86,21 @@ func TestInvariantSameCommandOnce(t *testing.T) {
 func TestInvariantNothingLost(t *testing.T) {
 	opts := job.Options{}
 	in(t, opts, []string{"phone"}, func(t *testing.T, w *world, l *life) {
-		w.answer = func(e job.Event) (string, error) {
-			if e.Type == job.EventCompleted {
+		w.answer = func(e model.Event) (string, error) {
+			if e.Type == model.EventCompleted {
 				return "", errors.New("no answer")
 			}
 			return "", nil
 		}
 		id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-		l.until(id, job.Reported)
+		l.until(id, model.Reported)
 		w.mu.Lock()
-		w.instances["phone"].state = job.IsRunning // someone else
+		w.instances["phone"].state = model.IsRunning // someone else
 		w.instances["phone"].count++
 		w.answer = nil
 		w.mu.Unlock()
 		j := l.final(id)
-		if j.State != job.Failed || !strings.Contains(j.Cause, "running") || w.instances["phone"].state != job.IsRunning {
+		if j.State != model.Failed || !strings.Contains(j.Cause, "running") || w.instances["phone"].state != model.IsRunning {
 			t.Errorf("%s (%s), the instance is %s", j.State, j.Cause, w.instances["phone"].state)
 		}
 	})
@@ -109,17 +110,17 @@ func TestInvariantNothingLost(t *testing.T) {
 // frozen all the time, and then it goes down.
 func TestHeldUntilAcknowledged(t *testing.T) {
 	in(t, job.Options{FrozenDeadline: time.Minute, JobDeadline: time.Hour}, []string{"phone"}, func(t *testing.T, w *world, l *life) {
-		w.answer = func(e job.Event) (string, error) { return "", errors.New("no route to host") }
+		w.answer = func(e model.Event) (string, error) { return "", errors.New("no route to host") }
 		id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-		l.until(id, job.Reported)
+		l.until(id, model.Reported)
 		time.Sleep(9 * time.Hour)
-		if s := w.instances["phone"].state; s != job.IsFrozen {
+		if s := w.instances["phone"].state; s != model.IsFrozen {
 			t.Errorf("before the acknowledgement it is %s", s)
 		}
 		w.mu.Lock()
 		w.answer = nil
 		w.mu.Unlock()
-		if j := l.final(id); j.State != job.Done || w.instances["phone"].state != job.IsStopped {
+		if j := l.final(id); j.State != model.Done || w.instances["phone"].state != model.IsStopped {
 			t.Errorf("%s (%s)", j.State, j.Cause)
 		}
 	})
@@ -137,7 +138,7 @@ func TestFrozenDeadlineFreesTheInstance(t *testing.T) {
 		if took := time.Since(began); took < 10*time.Minute || took > 11*time.Minute {
 			t.Errorf("it took %s", took)
 		}
-		if j.State != job.Failed || w.instances["phone"].state != job.IsRunning || len(w.snaps) > 0 {
+		if j.State != model.Failed || w.instances["phone"].state != model.IsRunning || len(w.snaps) > 0 {
 			t.Errorf("%s, instance %s, snapshots %v", j.State, w.instances["phone"].state, w.snaps)
 		}
 		for _, words := range []string{"frozen", "10m0s", "the store does not answer"} {
@@ -147,7 +148,7 @@ func TestFrozenDeadlineFreesTheInstance(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second)
 		last := w.events[len(w.events)-1]
-		if last.Type != job.EventFailed || !strings.Contains(string(last.Data), "the store does not answer") {
+		if last.Type != model.EventFailed || !strings.Contains(string(last.Data), "the store does not answer") {
 			t.Errorf("last event %s %s", last.Type, last.Data)
 		}
 	})
@@ -161,13 +162,13 @@ func TestFrozenDeadlineOverARestart(t *testing.T) {
 		w.backup = func(ctx context.Context, _ job.BackupRequest) error { <-ctx.Done(); return ctx.Err() }
 		l := w.start(-1, opts)
 		id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-		l.until(id, job.Uploading)
+		l.until(id, model.Uploading)
 		time.Sleep(6 * time.Minute)
 		l.kill()
 		l.stop()
 		began := time.Now()
 		l = w.start(-1, opts)
-		if j := l.final(id); j.State != job.Failed || time.Since(began) > 5*time.Minute {
+		if j := l.final(id); j.State != model.Failed || time.Since(began) > 5*time.Minute {
 			t.Errorf("%s after %s (%s)", j.State, time.Since(began), j.Cause)
 		}
 		l.stop()
@@ -179,21 +180,21 @@ func TestCancel(t *testing.T) {
 		w.backup = func(ctx context.Context, _ job.BackupRequest) error { <-ctx.Done(); return context.Cause(ctx) }
 		task := mustAccept(t, l, "r", "a", "b")
 		uploading, queued := task.Jobs[0].Job, task.Jobs[1].Job
-		l.until(uploading, job.Uploading)
+		l.until(uploading, model.Uploading)
 		for _, id := range []string{queued, uploading, uploading} {
 			if err := l.m.Cancel(id); err != nil {
 				t.Error(err)
 			}
 		}
 		for _, id := range []string{uploading, queued} {
-			if j := l.final(id); j.State != job.Failed || !strings.HasPrefix(j.Cause, "cancelled on request") {
+			if j := l.final(id); j.State != model.Failed || !strings.HasPrefix(j.Cause, "cancelled on request") {
 				t.Errorf("%s (%s)", j.State, j.Cause)
 			}
 		}
 		if err := l.m.Cancel(uploading); err != nil {
 			t.Errorf("cancel what is over: %v", err)
 		}
-		if err := l.m.Cancel("none"); !errors.Is(err, job.ErrNotFound) {
+		if err := l.m.Cancel("none"); !errors.Is(err, model.ErrNotFound) {
 			t.Errorf("cancel an unknown job: %v", err)
 		}
 	})
@@ -202,35 +203,35 @@ func TestCancel(t *testing.T) {
 func TestReleaseByControlPlane(t *testing.T) {
 	in(t, job.Options{}, []string{"a", "b"}, func(t *testing.T, w *world, l *life) {
 		for _, p := range w.instances {
-			p.policy = job.ReleaseByControlPlane
+			p.policy = model.ReleaseByControlPlane
 		}
-		if err := l.m.Release("a"); !errors.Is(err, job.ErrState) {
+		if err := l.m.Release("a"); !errors.Is(err, model.ErrState) {
 			t.Errorf("release without a job: %v", err)
 		}
 		task := mustAccept(t, l, "r", "a", "b")
 		for _, ref := range task.Jobs {
-			l.until(ref.Job, job.Acknowledged)
+			l.until(ref.Job, model.Acknowledged)
 		}
 		time.Sleep(time.Hour)
 		for name, p := range w.instances {
-			if p.state != job.IsFrozen {
+			if p.state != model.IsFrozen {
 				t.Errorf("%s is %s before anybody asked", name, p.state)
 			}
 		}
-		if err := l.m.Cancel(task.Jobs[0].Job); !errors.Is(err, job.ErrState) {
+		if err := l.m.Cancel(task.Jobs[0].Job); !errors.Is(err, model.ErrState) {
 			t.Errorf("cancel a stored backup: %v", err)
 		}
 		for range 2 {
-			if err := l.m.Release("a"); err != nil && !errors.Is(err, job.ErrState) {
+			if err := l.m.Release("a"); err != nil && !errors.Is(err, model.ErrState) {
 				t.Error(err)
 			}
 		}
 		if err := l.m.Resume("b"); err != nil {
 			t.Error(err)
 		}
-		for i, want := range []job.RuntimeState{job.IsStopped, job.IsRunning} {
+		for i, want := range []model.RuntimeState{model.IsStopped, model.IsRunning} {
 			j := l.final(task.Jobs[i].Job)
-			if got := w.instances[j.Instance].state; j.State != job.Done || got != want {
+			if got := w.instances[j.Instance].state; j.State != model.Done || got != want {
 				t.Errorf("%s: %s, the instance is %s", j.Instance, j.State, got)
 			}
 		}
@@ -240,16 +241,16 @@ func TestReleaseByControlPlane(t *testing.T) {
 // A report that is refused for good holds the instance; a release sends it again.
 func TestHeldAfterRefusal(t *testing.T) {
 	in(t, job.Options{}, []string{"phone"}, func(t *testing.T, w *world, l *life) {
-		w.answer = func(e job.Event) (string, error) {
-			if e.Type == job.EventCompleted {
+		w.answer = func(e model.Event) (string, error) {
+			if e.Type == model.EventCompleted {
 				return "422 unknown backup", nil
 			}
 			return "", nil
 		}
 		id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-		l.until(id, job.Held)
+		l.until(id, model.Held)
 		j, _ := l.j.Job(id)
-		if !strings.Contains(j.Cause, "422 unknown backup") || w.instances["phone"].state != job.IsFrozen {
+		if !strings.Contains(j.Cause, "422 unknown backup") || w.instances["phone"].state != model.IsFrozen {
 			t.Errorf("cause %q, instance %s", j.Cause, w.instances["phone"].state)
 		}
 		w.mu.Lock()
@@ -258,7 +259,7 @@ func TestHeldAfterRefusal(t *testing.T) {
 		if err := l.m.Release("phone"); err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(id); j.State != job.Done || w.instances["phone"].state != job.IsStopped {
+		if j := l.final(id); j.State != model.Done || w.instances["phone"].state != model.IsStopped {
 			t.Errorf("%s (%s)", j.State, j.Cause)
 		}
 	})
@@ -288,14 +289,14 @@ func TestQueue(t *testing.T) {
 		}
 		first := mustAccept(t, l, "r1", "a", "b", "c", "d", "e")
 		time.Sleep(time.Second)
-		if _, err := l.accept("r2", "f"); !errors.Is(err, job.ErrQueueFull) {
+		if _, err := l.accept("r2", "f"); !errors.Is(err, model.ErrQueueFull) {
 			t.Errorf("a sixth job: %v", err)
 		}
 		if active, queued := l.m.Counts(); active != 2 || queued != 3 {
 			t.Errorf("%d active, %d queued", active, queued)
 		}
-		var busy *job.BusyError
-		if _, err := l.accept("r3", "c", "a"); !errors.As(err, &busy) && !errors.Is(err, job.ErrQueueFull) {
+		var busy *model.BusyError
+		if _, err := l.accept("r3", "c", "a"); !errors.As(err, &busy) && !errors.Is(err, model.ErrQueueFull) {
 			t.Errorf("busy instances: %v", err)
 		}
 		for _, ref := range first.Jobs {
@@ -335,11 +336,11 @@ func TestDrain(t *testing.T) {
 				return context.Cause(ctx)
 			}
 		}
-		w.answer = func(e job.Event) (string, error) { return "", errors.New("no answer") }
+		w.answer = func(e model.Event) (string, error) { return "", errors.New("no answer") }
 		l := w.start(-1, job.Options{Jobs: 2, DrainTimeout: 5 * time.Minute})
 		task := mustAccept(t, l, "r", "quick", "slow", "queued")
-		l.until(task.Jobs[0].Job, job.Uploading)
-		l.until(task.Jobs[1].Job, job.Uploading)
+		l.until(task.Jobs[0].Job, model.Uploading)
+		l.until(task.Jobs[1].Job, model.Uploading)
 		began := time.Now()
 		l.stop()
 		if took := time.Since(began); took < 5*time.Minute || took > 6*time.Minute {
@@ -350,9 +351,9 @@ func TestDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, want := range []struct {
-			state job.State
-			is    job.RuntimeState
-		}{{job.Reported, job.IsFrozen}, {job.Accepted, job.IsRunning}, {job.Accepted, job.IsRunning}} {
+			state model.State
+			is    model.RuntimeState
+		}{{model.Reported, model.IsFrozen}, {model.Accepted, model.IsRunning}, {model.Accepted, model.IsRunning}} {
 			got, err := j.Job(task.Jobs[i].Job)
 			if err != nil || got.State != want.state || w.instances[got.Instance].state != want.is {
 				t.Errorf("%s: %s, the instance is %s, %v", got.Instance, got.State, w.instances[got.Instance].state, err)
@@ -364,7 +365,7 @@ func TestDrain(t *testing.T) {
 		w.backup, w.answer = nil, nil
 		l = w.start(-1, job.Options{Jobs: 2})
 		for _, ref := range task.Jobs {
-			if got := l.final(ref.Job); got.State != job.Done {
+			if got := l.final(ref.Job); got.State != model.Done {
 				t.Errorf("%s: %s (%s)", got.Instance, got.State, got.Cause)
 			}
 		}
@@ -375,14 +376,14 @@ func TestDrain(t *testing.T) {
 // An instance that someone else froze, or that is gone, is not touched.
 func TestForeignStatesAreLeftAlone(t *testing.T) {
 	in(t, job.Options{}, []string{"frozen", "missing", "stopped"}, func(t *testing.T, w *world, l *life) {
-		w.instances["frozen"].state, w.instances["missing"].state, w.instances["stopped"].state = job.IsFrozen, job.IsMissing, job.IsStopped
+		w.instances["frozen"].state, w.instances["missing"].state, w.instances["stopped"].state = model.IsFrozen, model.IsMissing, model.IsStopped
 		task := mustAccept(t, l, "r", "frozen", "missing", "stopped")
-		for i, want := range []job.State{job.Failed, job.Failed, job.Done} {
+		for i, want := range []model.State{model.Failed, model.Failed, model.Done} {
 			if j := l.final(task.Jobs[i].Job); j.State != want {
 				t.Errorf("%s: %s (%s)", j.Instance, j.State, j.Cause)
 			}
 		}
-		if s := w.instances["frozen"].state; s != job.IsFrozen {
+		if s := w.instances["frozen"].state; s != model.IsFrozen {
 			t.Errorf("it is %s now", s)
 		}
 	})
@@ -393,7 +394,7 @@ func TestProgressReports(t *testing.T) {
 	in(t, job.Options{}, []string{"phone"}, func(t *testing.T, w *world, l *life) {
 		w.backup = func(_ context.Context, r job.BackupRequest) error {
 			for i := range 100 {
-				r.Progress(job.Progress{BytesSent: uint64(i)})
+				r.Progress(model.Progress{BytesSent: uint64(i)})
 				time.Sleep(100 * time.Millisecond)
 			}
 			return nil
@@ -405,7 +406,7 @@ func TestProgressReports(t *testing.T) {
 		var last time.Time
 		n := 0
 		for _, e := range w.events {
-			if e.Type != job.EventProgress {
+			if e.Type != model.EventProgress {
 				continue
 			}
 			if n++; !last.IsZero() && e.Time.Sub(last) < time.Second {
@@ -416,7 +417,7 @@ func TestProgressReports(t *testing.T) {
 		if n < 20 || n > 31 {
 			t.Errorf("%d progress reports in 30 seconds", n)
 		}
-		if w.events[0].Type != job.EventStarted {
+		if w.events[0].Type != model.EventStarted {
 			t.Errorf("first event %s", w.events[0].Type)
 		}
 	})
@@ -429,21 +430,21 @@ func TestRefusedReports(t *testing.T) {
 		refuse := func(kind string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.answer = func(e job.Event) (string, error) {
+			w.answer = func(e model.Event) (string, error) {
 				if e.Type == kind {
 					return "410 Gone", nil
 				}
 				return "", nil
 			}
 		}
-		refuse(job.EventCompleted)
+		refuse(model.EventCompleted)
 		id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-		l.until(id, job.Held)
+		l.until(id, model.Held)
 		all, err := l.j.Refused()
-		if err != nil || len(all) != 1 || all[0].Type != job.EventCompleted || all[0].Instance != "phone" || !strings.Contains(all[0].Reason, "the control plane refused the report: 410 Gone") || all[0].Since.IsZero() {
+		if err != nil || len(all) != 1 || all[0].Type != model.EventCompleted || all[0].Instance != "phone" || !strings.Contains(all[0].Reason, "the control plane refused the report: 410 Gone") || all[0].Since.IsZero() {
 			t.Fatalf("%+v, %v", all, err)
 		}
-		if err := l.m.DropRefused(all[0].Seq); !errors.Is(err, job.ErrState) || !strings.Contains(err.Error(), "phone") {
+		if err := l.m.DropRefused(all[0].Seq); !errors.Is(err, model.ErrState) || !strings.Contains(err.Error(), "phone") {
 			t.Errorf("dropped, while an instance is held for it: %v", err)
 		}
 		// Sent again and refused again, it is held again.
@@ -452,42 +453,42 @@ func TestRefusedReports(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		l.until(id, job.Held)
-		if j, err := l.j.Job(id); err != nil || j.Took(job.Reported, job.Held) > 30*time.Second {
-			t.Errorf("%s from the second report to its refusal, %v", j.Took(job.Reported, job.Held), err)
+		l.until(id, model.Held)
+		if j, err := l.j.Job(id); err != nil || j.Took(model.Reported, model.Held) > 30*time.Second {
+			t.Errorf("%s from the second report to its refusal, %v", j.Took(model.Reported, model.Held), err)
 		}
 		refuse("")
 		if err := l.m.RetryRefused(all[0].Seq); err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(id); j.State != job.Done || w.instances["phone"].state != job.IsStopped {
+		if j := l.final(id); j.State != model.Done || w.instances["phone"].state != model.IsStopped {
 			t.Errorf("%s (%s)", j.State, j.Cause)
 		}
-		i := slices.IndexFunc(w.events, func(e job.Event) bool { return e.Type == job.EventCompleted })
+		i := slices.IndexFunc(w.events, func(e model.Event) bool { return e.Type == model.EventCompleted })
 		if i < 0 || w.events[i].ID != all[0].ID || w.events[i].Seq != all[0].Seq {
 			t.Errorf("it was sent again as %+v, and was %+v", w.events[i], all[0].Event)
 		}
 
 		// A release sends the report of a held instance anew; then the refused report is gone. A
 		// refused report of a finished job, which holds no instance, is kept, and can be dropped.
-		refuse(job.EventCompleted)
+		refuse(model.EventCompleted)
 		id = mustAccept(t, l, "r2", "other").Jobs[0].Job
-		l.until(id, job.Held)
-		refuse(job.EventReleased)
+		l.until(id, model.Held)
+		refuse(model.EventReleased)
 		if err := l.m.Release("other"); err != nil {
 			t.Fatal(err)
 		}
 		l.final(id)
 		time.Sleep(time.Minute)
 		all, err = l.j.Refused()
-		if err != nil || len(all) != 1 || all[0].Type != job.EventReleased {
+		if err != nil || len(all) != 1 || all[0].Type != model.EventReleased {
 			t.Fatalf("%+v, %v", all, err)
 		}
 		if err := l.m.DropRefused(all[0].Seq); err != nil {
 			t.Error(err)
 		}
 		for _, do := range []func(uint64) error{l.m.DropRefused, l.m.RetryRefused, l.m.GiveUp} {
-			if err := do(all[0].Seq); !errors.Is(err, job.ErrNotFound) {
+			if err := do(all[0].Seq); !errors.Is(err, model.ErrNotFound) {
 				t.Errorf("one that is not there: %v", err)
 			}
 		}

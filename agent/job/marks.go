@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // Marks keeps a note of each instance that may be held, outside of the journal. When the journal is
@@ -20,7 +22,7 @@ type Marks interface {
 }
 
 // mark notes that the job is about to hold its instance.
-func (w *worker) mark(j *Job) error {
+func (w *worker) mark(j *model.Job) error {
 	if w.m.parts.Marks == nil {
 		return nil
 	}
@@ -35,7 +37,7 @@ func (w *worker) mark(j *Job) error {
 }
 
 // unmark removes the note of an instance that nothing holds any more.
-func (w *worker) unmark(j *Job) error {
+func (w *worker) unmark(j *model.Job) error {
 	if w.m.parts.Marks == nil {
 		return nil
 	}
@@ -85,7 +87,7 @@ func (m *Manager) adopt() error {
 
 // adopt writes the job as a job that is being undone, unless the journal
 // knows it or another job of its instance. It tells of a job that is over.
-func (jr *Journal) adopt(j Job) (adopted, over bool, err error) {
+func (jr *Journal) adopt(j model.Job) (adopted, over bool, err error) {
 	err = jr.transact(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketJobs).Get([]byte(j.ID)) != nil {
 			known, err := getJob(tx, j.ID)
@@ -98,15 +100,15 @@ func (jr *Journal) adopt(j Job) (adopted, over bool, err error) {
 		if j.Seq, err = tx.Bucket(bucketJobs).NextSequence(); err != nil {
 			return err
 		}
-		j.State, j.Hold, j.Cause, j.Result = Failing, true, errJournalLost.Error(), nil
+		j.State, j.Hold, j.Cause, j.Result = model.Failing, true, errJournalLost.Error(), nil
 		// The readings in the note are of the clock of the journal that was lost.
 		j.AcceptedUp, j.EnteredUp, j.HeldUp = jr.Up(), nil, jr.Up()
 		// The notes tell about the command only its jobs that held an instance.
-		t := Task{ID: j.Task, Tenant: j.Tenant, Accepted: j.AcceptedAt}
+		t := model.Task{ID: j.Task, Tenant: j.Tenant, Accepted: j.AcceptedAt}
 		if _, err := get(tx, bucketTasks, []byte(j.Task), &t); err != nil {
 			return err
 		}
-		t.Jobs = append(t.Jobs, JobRef{Instance: j.Instance, Job: j.ID})
+		t.Jobs = append(t.Jobs, model.JobRef{Instance: j.Instance, Job: j.ID})
 		if err := put(tx, bucketTasks, []byte(t.ID), t); err != nil {
 			return err
 		}

@@ -10,17 +10,18 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
 // modes runs one command for all phones and returns their jobs.
-func modes(t *testing.T, w *world, opts job.Options, names ...string) map[string]*job.Job {
+func modes(t *testing.T, w *world, opts job.Options, names ...string) map[string]*model.Job {
 	l := w.start(-1, opts)
 	task, err := l.accept("request-1", names...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	jobs := map[string]*job.Job{}
+	jobs := map[string]*model.Job{}
 	for _, ref := range task.Jobs {
 		jobs[ref.Instance] = l.final(ref.Job)
 	}
@@ -38,32 +39,32 @@ func TestModeDecidesHowAnInstanceIsHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "precopy", "pinned", "pinned-warm", "mixed", "frozen", "stop", "live", "pinned-live", "pinned-warm-live", "off")
 		for name, p := range w.instances {
-			p.mode = job.Mode(strings.TrimPrefix(strings.TrimPrefix(name, "pinned-"), "warm-"))
+			p.mode = model.Mode(strings.TrimPrefix(strings.TrimPrefix(name, "pinned-"), "warm-"))
 			p.pinned = strings.HasPrefix(name, "pinned")
 			p.warm = name == "mixed" || strings.HasPrefix(name, "pinned-warm")
 		}
-		w.instances["pinned-warm"].mode, w.instances["mixed"].mode = job.ModePrecopy, job.ModePrecopy
-		w.instances["pinned"].mode, w.instances["off"].mode = job.ModePrecopy, job.ModePrecopy
-		w.instances["off"].state = job.IsStopped
+		w.instances["pinned-warm"].mode, w.instances["mixed"].mode = model.ModePrecopy, model.ModePrecopy
+		w.instances["pinned"].mode, w.instances["off"].mode = model.ModePrecopy, model.ModePrecopy
+		w.instances["off"].state = model.IsStopped
 		jobs := modes(t, w, job.Options{Precopy: job.Precopy{Rounds: 3}},
 			"precopy", "pinned", "pinned-warm", "mixed", "frozen", "stop", "live", "pinned-live", "pinned-warm-live", "off")
 		for name, want := range map[string]struct {
-			state  job.State
+			state  model.State
 			rounds int
-			at     job.RuntimeState
+			at     model.RuntimeState
 			held   bool
 		}{
-			"precopy":     {job.Done, 3, job.IsStopped, true},
-			"pinned":      {job.Done, 0, job.IsStopped, true},
-			"pinned-warm": {job.Done, 3, job.IsStopped, true},
-			"mixed":       {job.Done, 3, job.IsStopped, true},
-			"frozen":      {job.Done, 0, job.IsStopped, true},
-			"stop":        {job.Done, 3, job.IsStopped, true},
-			"live":        {job.Done, 0, job.IsRunning, false},
-			"pinned-live": {job.Failed, 0, job.IsRunning, false},
+			"precopy":     {model.Done, 3, model.IsStopped, true},
+			"pinned":      {model.Done, 0, model.IsStopped, true},
+			"pinned-warm": {model.Done, 3, model.IsStopped, true},
+			"mixed":       {model.Done, 3, model.IsStopped, true},
+			"frozen":      {model.Done, 0, model.IsStopped, true},
+			"stop":        {model.Done, 3, model.IsStopped, true},
+			"live":        {model.Done, 0, model.IsRunning, false},
+			"pinned-live": {model.Failed, 0, model.IsRunning, false},
 			// Read in place while it runs, it would be of no single moment.
-			"pinned-warm-live": {job.Failed, 0, job.IsRunning, false},
-			"off":              {job.Done, 0, job.IsStopped, true},
+			"pinned-warm-live": {model.Failed, 0, model.IsRunning, false},
+			"off":              {model.Done, 0, model.IsStopped, true},
 		} {
 			j, p := jobs[name], w.instances[name]
 			if j.State != want.state || len(j.Rounds) != want.rounds || p.state != want.at || j.HeldSince.IsZero() == want.held {
@@ -84,7 +85,7 @@ func TestUnmountedVolumeTouchesNoInstance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "precopy", "frozen", "stop", "live")
 		for name, p := range w.instances {
-			p.mode, p.gone = job.Mode(name), true
+			p.mode, p.gone = model.Mode(name), true
 		}
 		w.fail = func(act, instance string) error {
 			if act != "state" && act != "find-kept" { // which touches no instance
@@ -93,7 +94,7 @@ func TestUnmountedVolumeTouchesNoInstance(t *testing.T) {
 			return nil
 		}
 		for name, j := range modes(t, w, job.Options{Precopy: job.Precopy{Rounds: 3}}, "precopy", "frozen", "stop", "live") {
-			if j.State != job.Failed || !j.HeldSince.IsZero() || !strings.Contains(j.Cause, "not mounted") {
+			if j.State != model.Failed || !j.HeldSince.IsZero() || !strings.Contains(j.Cause, "not mounted") {
 				t.Errorf("%s: %s (%s), held since %v", name, j.State, j.Cause, j.HeldSince)
 			}
 		}
@@ -120,7 +121,7 @@ func TestFewInstancesAreHeldAtATime(t *testing.T) {
 		}
 		jobs := modes(t, w, job.Options{Jobs: 6, Held: 2}, names...)
 		for n, j := range jobs {
-			if j.State != job.Done {
+			if j.State != model.Done {
 				t.Errorf("%s: %s, %s", n, j.State, j.Cause)
 			}
 		}
@@ -137,10 +138,10 @@ func TestWhatStandsStillByItselfTakesNoTurn(t *testing.T) {
 		names := []string{"running", "stopped-1", "stopped-2", "folder-1", "folder-2"}
 		w := newWorld(t, names...)
 		for _, n := range names[1:3] {
-			w.instances[n].state = job.IsStopped
+			w.instances[n].state = model.IsStopped
 		}
 		for _, n := range names[3:] {
-			w.instances[n].state, w.instances[n].nobody = job.IsUnknown, true
+			w.instances[n].state, w.instances[n].nobody = model.IsUnknown, true
 		}
 		meet := make(chan struct{}, len(names))
 		hang := func(ctx context.Context, _ job.BackupRequest) error {
@@ -188,13 +189,13 @@ func TestFewInstancesAreHeldAfterARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, ref := range task.Jobs {
-			l.until(ref.Job, job.Uploading)
+			l.until(ref.Job, model.Uploading)
 		}
 		l.kill()
 		l.stop()
 		w.mu.Lock()
 		for _, n := range names {
-			w.instances[n].state = job.IsRunning
+			w.instances[n].state = model.IsRunning
 		}
 		most := 0
 		w.backup = func(ctx context.Context, _ job.BackupRequest) error {
@@ -213,7 +214,7 @@ func TestFewInstancesAreHeldAfterARestart(t *testing.T) {
 		w.mu.Unlock()
 		l = w.start(-1, job.Options{Jobs: 4, Held: 1})
 		for _, ref := range task.Jobs {
-			if j := l.final(ref.Job); j.State != job.Done {
+			if j := l.final(ref.Job); j.State != model.Done {
 				t.Errorf("%s: %s, %s", j.Instance, j.State, j.Cause)
 			}
 		}
@@ -228,7 +229,7 @@ func TestFewInstancesAreHeldAfterARestart(t *testing.T) {
 func TestCancelWhileItWaitsToHold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "first", "second")
-		w.instances["second"].mode = job.ModePrecopy
+		w.instances["second"].mode = model.ModePrecopy
 		w.backup = func(ctx context.Context, r job.BackupRequest) error {
 			if r.Instance == "first" {
 				<-ctx.Done()
@@ -244,23 +245,23 @@ func TestCancelWhileItWaitsToHold(t *testing.T) {
 				t.Fatal(err)
 			}
 			ids = append(ids, task.Jobs[0].Job)
-			l.until(ids[0], job.Uploading)
+			l.until(ids[0], model.Uploading)
 		}
 		time.Sleep(time.Minute)
-		if j, err := l.j.Job(ids[1]); err != nil || j.State != job.Precopying {
+		if j, err := l.j.Job(ids[1]); err != nil || j.State != model.Precopying {
 			t.Fatalf("second: %+v, %v", j, err)
 		}
 		for _, i := range []int{1, 0} {
 			if err := l.m.Cancel(ids[i]); err != nil {
 				t.Fatal(err)
 			}
-			if j := l.final(ids[i]); j.State != job.Failed {
+			if j := l.final(ids[i]); j.State != model.Failed {
 				t.Errorf("%s: %s", j.Instance, j.State)
 			}
 		}
 		l.stop()
 		for n, p := range w.instances {
-			if p.state != job.IsRunning {
+			if p.state != model.IsRunning {
 				t.Errorf("%s is %s", n, p.state)
 			}
 		}
@@ -283,15 +284,15 @@ func TestStoppedByTheHostWhileReleasing(t *testing.T) {
 		}
 		l := w.start(-1, job.Options{})
 		id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-		l.until(id, job.Releasing)
+		l.until(id, model.Releasing)
 		time.Sleep(time.Minute)
 		l.kill()
 		l.stop()
 		p := w.instances["phone"]
-		p.state, w.fail, w.bootID = job.IsStopped, nil, "boot-2"
+		p.state, w.fail, w.bootID = model.IsStopped, nil, "boot-2"
 		p.count++
 		l = w.start(-1, job.Options{})
-		if j := l.final(id); j.State != job.Failed || !strings.Contains(j.Cause, "the host was restarted") {
+		if j := l.final(id); j.State != model.Failed || !strings.Contains(j.Cause, "the host was restarted") {
 			t.Errorf("%s (%s)", j.State, j.Cause)
 		}
 		l.stop()
@@ -306,7 +307,7 @@ func TestStoppedByTheHostWhileReleasing(t *testing.T) {
 func TestReleasedStaysDownWithoutJournal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].mode = job.ModeStop
+		w.instances["phone"].mode = model.ModeStop
 		l := w.start(-1, job.Options{})
 		l.dieAt(crashpoint.WriteReleased + crashpoint.After)
 		mustAccept(t, l, "r", "phone")
@@ -318,7 +319,7 @@ func TestReleasedStaysDownWithoutJournal(t *testing.T) {
 		l = w.start(-1, job.Options{})
 		time.Sleep(time.Minute)
 		l.stop()
-		if p := w.instances["phone"]; p.state != job.IsStopped {
+		if p := w.instances["phone"]; p.state != model.IsStopped {
 			t.Errorf("the instance is %s", p.state)
 		}
 		for _, f := range w.faults {
@@ -331,7 +332,7 @@ func TestReleasedStaysDownWithoutJournal(t *testing.T) {
 func TestTurnIsFreeWhileABackupFinishes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "first", "second")
-		w.instances["first"].mode = job.ModePrecopy
+		w.instances["first"].mode = model.ModePrecopy
 		finish := make(chan struct{})
 		w.backup = func(_ context.Context, r job.BackupRequest) error {
 			if r.Precopy != (r.Sent == nil) {
@@ -348,14 +349,14 @@ func TestTurnIsFreeWhileABackupFinishes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(task.Jobs[1].Job); j.State != job.Done {
+		if j := l.final(task.Jobs[1].Job); j.State != model.Done {
 			t.Errorf("the second is %s: %s", j.State, j.Cause)
 		}
-		if j, err := l.j.Job(task.Jobs[0].Job); err != nil || j.State != job.Uploading {
+		if j, err := l.j.Job(task.Jobs[0].Job); err != nil || j.State != model.Uploading {
 			t.Errorf("the first: %+v, %v", j, err)
 		}
 		close(finish)
-		if j := l.final(task.Jobs[0].Job); j.State != job.Done {
+		if j := l.final(task.Jobs[0].Job); j.State != model.Done {
 			t.Errorf("the first is %s: %s", j.State, j.Cause)
 		}
 		l.stop()

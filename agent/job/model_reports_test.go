@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 )
 
@@ -19,13 +19,13 @@ var answerBodies = []string{
 }
 
 // answer is the answer to a report. It checks the order of the reports.
-func (m *model) answer(e job.Event) (string, error) {
+func (m *hostModel) answer(e model.Event) (string, error) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	switch {
 	case m.plane == "away":
 		return "", errors.New("no answer")
-	case m.plane == "refuses" && e.Type == job.EventCompleted:
+	case m.plane == "refuses" && e.Type == model.EventCompleted:
 		return m.refuse(e, report.Answer{Status: 410, Body: []byte(`{"error_code":"KOOPHONE.API.1000","error_msg":"no"}`)})
 	case m.plane != "anyone":
 		m.take(e)
@@ -53,7 +53,7 @@ func (m *model) answer(e job.Event) (string, error) {
 
 // stranger answers in the place of the control plane: with any status
 // and body, except an answer that only the control plane gives.
-func (m *model) stranger() report.Answer {
+func (m *hostModel) stranger() report.Answer {
 	for {
 		a := report.Answer{Status: 200 + m.other.IntN(400), Body: []byte(pick(m.other, answerBodies...))}
 		if m.other.IntN(2) == 0 {
@@ -70,7 +70,7 @@ func (m *model) stranger() report.Answer {
 	}
 }
 
-func judged(e job.Event, a report.Answer) (refusal string, err error) {
+func judged(e model.Event, a report.Answer) (refusal string, err error) {
 	verdict, err := report.Judge(a, e.ID, false)
 	switch verdict {
 	case report.Acknowledged:
@@ -82,7 +82,7 @@ func judged(e job.Event, a report.Answer) (refusal string, err error) {
 }
 
 // refuse is a control plane that will never take the event. The lock is held.
-func (m *model) refuse(e job.Event, a report.Answer) (string, error) {
+func (m *hostModel) refuse(e model.Event, a report.Answer) (string, error) {
 	if e.Seq != 0 {
 		m.refused[e.Seq] = true
 	}
@@ -90,7 +90,7 @@ func (m *model) refuse(e job.Event, a report.Answer) (string, error) {
 }
 
 // take is a control plane that has the event. The lock is held.
-func (m *model) take(e job.Event) {
+func (m *hostModel) take(e model.Event) {
 	m.took[e.Job+" "+e.Type] = true
 	switch {
 	case e.Seq == 0 || e.Seq == m.lastSeq[e.Instance]:
@@ -102,7 +102,7 @@ func (m *model) take(e job.Event) {
 	}
 	m.lastSeq[e.Instance] = e.Seq
 	told := m.told[e.Job]
-	if n := len(told); n > 0 && (slices.Contains([]string{job.EventReleased, job.EventResumed, job.EventFailed}, told[n-1]) || e.Type == job.EventStarted) {
+	if n := len(told); n > 0 && (slices.Contains([]string{model.EventReleased, model.EventResumed, model.EventFailed}, told[n-1]) || e.Type == model.EventStarted) {
 		m.w.fault("order: job %s tells %s after %v", e.Job, e.Type, told)
 	}
 	m.told[e.Job] = append(told, e.Type)
@@ -110,16 +110,16 @@ func (m *model) take(e job.Event) {
 
 // kept looks whether the report for which an instance is held is
 // among the refused ones. The lock is held.
-func (m *model) kept(j *job.Job) {
+func (m *hostModel) kept(j *model.Job) {
 	all, err := m.l.j.Refused()
-	if err != nil || !slices.ContainsFunc(all, func(r job.Refused) bool { return r.Seq == j.ReportSeq }) {
+	if err != nil || !slices.ContainsFunc(all, func(r model.Refused) bool { return r.Seq == j.ReportSeq }) {
 		m.w.fault("job %s is held for report %d, which is not among the refused ones (%v)", j.ID, j.ReportSeq, err)
 	}
 }
 
 // lookAfterReports is an operator who gives up a report that waits,
 // sends a refused one again, or drops it.
-func (m *model) lookAfterReports() {
+func (m *hostModel) lookAfterReports() {
 	if waiting, err := m.l.m.Waiting(); err == nil && len(waiting) > 0 && m.r.IntN(3) == 0 {
 		seq := pick(m.r, waiting...).Seq
 		m.lock(func() { m.refused[seq] = true })
@@ -145,7 +145,7 @@ func (m *model) lookAfterReports() {
 }
 
 // retryAll sends every refused report again.
-func (m *model) retryAll() {
+func (m *hostModel) retryAll() {
 	all, err := m.l.j.Refused()
 	if err != nil {
 		m.fault("%v", err)

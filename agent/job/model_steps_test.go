@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // The acts of a model's step.
 
-func (m *model) command() {
+func (m *hostModel) command() {
 	names := slices.Clone(m.names)
 	m.r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	req := job.Request{ID: fmt.Sprint("request-", m.seq), Digest: [32]byte{byte(m.seq)}, Tenant: "acme", Instances: names[:1+m.r.IntN(3)]}
@@ -22,18 +23,18 @@ func (m *model) command() {
 		req.Deadline = m.w.now().Add(time.Duration(m.r.IntN(60)) * time.Minute)
 	}
 	if m.r.IntN(4) == 0 {
-		req.Kind, req.Deadline = job.KindRestore, time.Time{}
+		req.Kind, req.Deadline = model.KindRestore, time.Time{}
 	}
 	m.note("%s %s for %v", req.Kind, req.ID, req.Instances)
 	m.deliver(req)
 }
 
-func (m *model) deliver(req job.Request) {
+func (m *hostModel) deliver(req job.Request) {
 	task, err := m.l.send(req)
-	var busy *job.BusyError
+	var busy *model.BusyError
 	switch {
 	case errors.As(err, &busy), errors.Is(err, job.ErrDraining):
-	case errors.Is(err, job.ErrNotFound) && slices.ContainsFunc(req.Instances, func(n string) bool { return m.w.instances[n].left }):
+	case errors.Is(err, model.ErrNotFound) && slices.ContainsFunc(req.Instances, func(n string) bool { return m.w.instances[n].left }):
 	case err != nil:
 		m.fault("accept %s: %v", req.ID, err)
 	default:
@@ -51,11 +52,11 @@ func (m *model) deliver(req job.Request) {
 	}
 }
 
-func (m *model) fault(format string, args ...any) {
+func (m *hostModel) fault(format string, args ...any) {
 	m.lock(func() { m.w.fault(format, args...) })
 }
 
-func (m *model) repeat() {
+func (m *hostModel) repeat() {
 	ids := slices.Sorted(maps.Keys(m.bodies))
 	if len(ids) == 0 {
 		return
@@ -67,31 +68,31 @@ func (m *model) repeat() {
 		return
 	}
 	req.Digest[1]++
-	if _, err := m.l.send(req); !m.l.isDead() && !errors.Is(err, job.ErrRequestReused) {
+	if _, err := m.l.send(req); !m.l.isDead() && !errors.Is(err, model.ErrRequestReused) {
 		m.fault("%s with another body: %v", req.ID, err)
 	}
 }
 
 // allowed are the answers to a person's request at the wrong time.
-func (m *model) allowed(what string, err error) {
+func (m *hostModel) allowed(what string, err error) {
 	m.note("%s: %v", what, err)
-	if err != nil && !errors.Is(err, job.ErrState) && !errors.Is(err, job.ErrNotFound) && !errors.Is(err, job.ErrEnded) {
+	if err != nil && !errors.Is(err, model.ErrState) && !errors.Is(err, model.ErrNotFound) && !errors.Is(err, job.ErrEnded) {
 		m.fault("%s: %v", what, err)
 	}
 }
 
-func (m *model) cancel() {
+func (m *hostModel) cancel() {
 	if len(m.jobs) > 0 {
 		id := pick(m.r, m.jobs[max(0, len(m.jobs)-6):]...)
 		m.allowed("cancel "+id, m.l.m.Cancel(id))
 	}
 }
 
-func (m *model) release() { n := pick(m.r, m.names...); m.allowed("release "+n, m.l.m.Release(n)) }
-func (m *model) resume()  { n := pick(m.r, m.names...); m.allowed("resume "+n, m.l.m.Resume(n)) }
+func (m *hostModel) release() { n := pick(m.r, m.names...); m.allowed("release "+n, m.l.m.Release(n)) }
+func (m *hostModel) resume()  { n := pick(m.r, m.names...); m.allowed("resume "+n, m.l.m.Resume(n)) }
 
 // change begins or ends a fault.
-func (m *model) change() {
+func (m *hostModel) change() {
 	m.lock(func() {
 		switch m.r.IntN(4) {
 		case 0, 1:
@@ -107,7 +108,7 @@ func (m *model) change() {
 	})
 }
 
-func (m *model) heal() {
+func (m *hostModel) heal() {
 	m.note("all is well")
 	m.lock(func() {
 		clear(m.bad)
@@ -120,7 +121,7 @@ func (m *model) heal() {
 }
 
 // setStore begins or ends a fault of the store. The lock is held.
-func (m *model) setStore(fault string) {
+func (m *hostModel) setStore(fault string) {
 	m.note("store %s", fault)
 	m.store, m.w.away, m.w.silent = fault, nil, 0
 	if fault == "hangs" {
@@ -129,7 +130,7 @@ func (m *model) setStore(fault string) {
 }
 
 // hours lets nothing be let go of for hours, with any other event in the next steps.
-func (m *model) hours() {
+func (m *hostModel) hours() {
 	m.note("thaw and start fail for hours")
 	m.lock(func() { m.bad["thaw"], m.bad["start"] = true, true })
 	time.Sleep(time.Duration(1+m.r.IntN(5)) * time.Hour)
@@ -140,7 +141,7 @@ const noNote = "no note"
 
 // rewrite is an operator who restarts the agent with another configuration, which may lack
 // instances, or after a note of a held instance was damaged while the journal was not.
-func (m *model) rewrite() {
+func (m *hostModel) rewrite() {
 	m.end(m.r.IntN(2) == 0)
 	m.lock(func() {
 		n := pick(m.r, m.names...)
@@ -158,7 +159,7 @@ func (m *model) rewrite() {
 }
 
 // reconfigure is an operator who edits the configuration.
-func (m *model) reconfigure() {
+func (m *hostModel) reconfigure() {
 	n := pick(m.r, m.names...)
 	m.lock(func() { m.configure(n) })
 	p := m.w.instances[n]
@@ -166,7 +167,7 @@ func (m *model) reconfigure() {
 }
 
 // interfere is the owner of an instance, or another program, between two looks of the agent.
-func (m *model) interfere() {
+func (m *hostModel) interfere() {
 	n := pick(m.r, m.names...)
 	for _, other := range m.names { // mostly a phone that stands still for a job, where it matters
 		if j := m.l.record(other); j.Hold && m.r.IntN(2) == 0 {
@@ -181,27 +182,27 @@ func (m *model) interfere() {
 		j := m.l.record(n)
 		foreign := !j.Hold || j.Identity != p.identity()
 		switch {
-		case act == "resumes or starts" && p.state == job.IsFrozen, act == "resumes and freezes" && p.state == job.IsFrozen:
+		case act == "resumes or starts" && p.state == model.IsFrozen, act == "resumes and freezes" && p.state == model.IsFrozen:
 			p.runs()
 			if p.owner = p.owner || foreign; act == "resumes or starts" {
-				p.state, p.owner = job.IsRunning, false
+				p.state, p.owner = model.IsRunning, false
 			}
-		case act == "resumes or starts" && p.state == job.IsStopped:
+		case act == "resumes or starts" && p.state == model.IsStopped:
 			p.starts()
-		case act == "stops" && (p.state == job.IsRunning || p.state == job.IsFrozen):
+		case act == "stops" && (p.state == model.IsRunning || p.state == model.IsFrozen):
 			p.runs()
 			p.owner = false
-			p.state, p.by = job.IsStopped, ""
-		case act == "freezes" && p.state == job.IsRunning:
-			p.state, p.owner = job.IsFrozen, true
-		case act == "starts and stops" && p.state == job.IsStopped:
+			p.state, p.by = model.IsStopped, ""
+		case act == "freezes" && p.state == model.IsRunning:
+			p.state, p.owner = model.IsFrozen, true
+		case act == "starts and stops" && p.state == model.IsStopped:
 			p.starts()
-			p.state = job.IsStopped
+			p.state = model.IsStopped
 		case act == "makes anew":
 			p.id++
 			p.starts()
-			p.renamed, p.state = false, pick(m.r, job.IsRunning, job.IsFrozen, job.IsStopped)
-			p.owner = p.state == job.IsFrozen
+			p.renamed, p.state = false, pick(m.r, model.IsRunning, model.IsFrozen, model.IsStopped)
+			p.owner = p.state == model.IsFrozen
 		case act == "renames":
 			p.renamed = !p.renamed
 		}
@@ -210,7 +211,7 @@ func (m *model) interfere() {
 
 // reboot ends the agent and every instance. Instances that ran, or were frozen,
 // run again by the runtime's policy, or stay down after they ran to their end.
-func (m *model) reboot() {
+func (m *hostModel) reboot() {
 	m.note("reboot")
 	m.end(false)
 	m.lock(func() {
@@ -218,12 +219,12 @@ func (m *model) reboot() {
 		m.w.booted = time.Now()
 		for _, n := range m.names {
 			p := m.w.instances[n]
-			if p.state == job.IsStopped {
+			if p.state == model.IsStopped {
 				continue
 			}
 			p.runs()
 			p.by, p.owner = "", false
-			if p.state = pick(m.r, job.IsRunning, job.IsRunning, job.IsStopped); p.state == job.IsRunning {
+			if p.state = pick(m.r, model.IsRunning, model.IsRunning, model.IsStopped); p.state == model.IsRunning {
 				p.starts()
 			}
 		}
@@ -233,7 +234,7 @@ func (m *model) reboot() {
 
 // recover is a start with faults in its way: it only
 // lets held instances go. Then the faults are mended.
-func (m *model) recover() {
+func (m *hostModel) recover() {
 	d := pick(m.r, time.Second, time.Minute, 10*time.Minute)
 	m.note("a start that only recovers, for %s", d)
 	m.end(m.r.IntN(2) == 0)
@@ -248,7 +249,7 @@ func (m *model) recover() {
 }
 
 // lose takes the journal away. Promises about a task then hold no more, but for nothing-lost.
-func (m *model) lose() {
+func (m *hostModel) lose() {
 	spoilt := false
 	m.lock(func() {
 		for _, note := range m.w.marks {
@@ -290,7 +291,7 @@ func (m *model) lose() {
 }
 
 // unmount is a volume that goes away, or leads elsewhere, and comes back: the engine refuses it.
-func (m *model) unmount() {
+func (m *hostModel) unmount() {
 	n := pick(m.r, m.names...)
 	m.lock(func() { m.w.instances[n].gone = !m.w.instances[n].gone })
 	m.note("the volumes of %s are gone: %v", n, m.w.instances[n].gone)
@@ -298,7 +299,7 @@ func (m *model) unmount() {
 
 // loseBackups is a bucket that loses confirmed objects: a header, a
 // manifest, packs or everything, which to a job is one and the same.
-func (m *model) loseBackups() {
+func (m *hostModel) loseBackups() {
 	n := pick(m.r, m.names...)
 	all := m.r.IntN(3) == 0
 	m.note("the store loses backups of %s, all instances: %v", n, all)

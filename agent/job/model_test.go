@@ -15,12 +15,13 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // model drives agents over one host with random commands, faults, restarts and clocks, and
 // checks the promises after each step. Each step begins when every goroutine waits, so the
 // step falls between two acts of an agent, as an act of a person or another program would.
-type model struct {
+type hostModel struct {
 	w     *world
 	l     *life
 	r     *rand.Rand
@@ -50,7 +51,7 @@ var faultyActs = []string{"state", "freeze", "thaw", "stop", "start", "power-dow
 // runModel makes the steps of one seed and returns the broken promises, and the steps before.
 func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail []string) {
 	synctest.Test(t, func(t *testing.T) {
-		m := &model{
+		m := &hostModel{
 			names: []string{"a", "b", "c", "d"}, r: rand.New(rand.NewPCG(seed, 0)), bad: map[string]bool{}, known: map[string]string{},
 			bodies: map[string]job.Request{}, lastSeq: map[string]uint64{}, told: map[string][]string{},
 			took: map[string]bool{}, refused: map[uint64]bool{}, other: rand.New(rand.NewPCG(seed, 1)),
@@ -58,7 +59,7 @@ func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail
 		m.w, m.began = newWorld(t, m.names...), time.Now()
 		m.w.broken = broken
 		m.w.backup, m.w.answer, m.w.observe, m.w.fail = m.send, m.answer, m.observe, m.fail
-		m.w.present = func(ctx context.Context, _ *job.Job) error { return m.send(ctx, job.BackupRequest{}) }
+		m.w.present = func(ctx context.Context, _ *model.Job) error { return m.send(ctx, job.BackupRequest{}) }
 		m.w.restore = func(ctx context.Context, _ int) error { return m.send(ctx, job.BackupRequest{}) }
 		for _, n := range m.names {
 			m.configure(n)
@@ -87,30 +88,30 @@ func runModel(t *testing.T, seed uint64, steps int, broken string) (found, trail
 	return found, trail
 }
 
-func (m *model) note(format string, args ...any) {
+func (m *hostModel) note(format string, args ...any) {
 	m.trail = append(m.trail, fmt.Sprintf(format, args...))
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
 // lock runs f while no goroutine of an agent touches the world.
-func (m *model) lock(f func()) {
+func (m *hostModel) lock(f func()) {
 	synctest.Wait()
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	f()
 }
 
-func (m *model) configure(name string) {
+func (m *hostModel) configure(name string) {
 	p := m.w.instances[name]
-	p.mode = pick(m.r, job.ModePrecopy, job.ModeFrozen, job.ModeStop, job.ModeLive)
-	p.policy = pick(m.r, job.ReleaseByAgent, job.ReleaseByControlPlane)
+	p.mode = pick(m.r, model.ModePrecopy, model.ModeFrozen, model.ModeStop, model.ModeLive)
+	p.policy = pick(m.r, model.ReleaseByAgent, model.ReleaseByControlPlane)
 	p.pinned = m.r.IntN(4) == 0
 	p.warm = m.r.IntN(3) == 0
 	p.blind = m.r.IntN(6) == 0
 }
 
-func (m *model) begin() {
+func (m *hostModel) begin() {
 	m.opts = job.Options{
 		Jobs: 1 + m.r.IntN(3), Held: m.r.IntN(3), Precopy: job.Precopy{Rounds: m.r.IntN(4)}, DrainTimeout: pick(m.r, 0, time.Minute),
 		StorePatience: pick(m.r, 0, 2*time.Minute), FrozenDeadline: pick(m.r, 0, 10*time.Minute), JobDeadline: pick(m.r, 0, time.Hour),
@@ -121,7 +122,7 @@ func (m *model) begin() {
 }
 
 // end ends the life that is on, in order or not.
-func (m *model) end(orderly bool) {
+func (m *hostModel) end(orderly bool) {
 	if !orderly {
 		m.l.kill()
 	}
@@ -130,7 +131,7 @@ func (m *model) end(orderly bool) {
 }
 
 // forget sets the journal back, as a disk does that lied about a sync.
-func (m *model) forget() {
+func (m *hostModel) forget() {
 	if m.w.broken == "journal" && m.saved != nil {
 		if err := os.WriteFile(m.w.journal, m.saved, 0o600); err != nil {
 			m.w.t.Error(err)
@@ -138,7 +139,7 @@ func (m *model) forget() {
 	}
 }
 
-func (m *model) step() {
+func (m *hostModel) step() {
 	m.seq++
 	if m.w.broken == "journal" && m.seq%7 == 0 {
 		m.lock(func() { m.saved, _ = os.ReadFile(m.w.journal) })
@@ -196,7 +197,7 @@ func (m *model) step() {
 	time.Sleep(d)
 	m.lock(func() {
 		for _, p := range m.w.instances {
-			if p.state == job.IsRunning {
+			if p.state == model.IsRunning {
 				p.runs()
 			}
 		}
@@ -204,7 +205,7 @@ func (m *model) step() {
 }
 
 // send is the store's treatment of a pack.
-func (m *model) send(ctx context.Context, _ job.BackupRequest) error {
+func (m *hostModel) send(ctx context.Context, _ job.BackupRequest) error {
 	m.w.mu.Lock()
 	store := m.store
 	m.w.mu.Unlock()
@@ -226,7 +227,7 @@ func (m *model) send(ctx context.Context, _ job.BackupRequest) error {
 }
 
 // fail is called with the world's lock held.
-func (m *model) fail(act, _ string) error {
+func (m *hostModel) fail(act, _ string) error {
 	if m.bad[act] {
 		return fmt.Errorf("%s: out of order", act)
 	}
@@ -234,7 +235,7 @@ func (m *model) fail(act, _ string) error {
 }
 
 // observe looks at the host when the journal has a new state.
-func (m *model) observe(j *job.Job) {
+func (m *hostModel) observe(j *model.Job) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	p := m.w.instances[j.Instance]
@@ -242,33 +243,33 @@ func (m *model) observe(j *job.Job) {
 		m.w.fault("clocks: job %s says that %s was frozen for %s, %s after the model began", j.ID, j.Instance, frozen, most)
 	}
 	switch j.State {
-	case job.Releasing:
+	case model.Releasing:
 		p.releasing = time.Now()
-	case job.Acknowledged:
-		if !m.took[j.ID+" "+job.EventCompleted] {
+	case model.Acknowledged:
+		if !m.took[j.ID+" "+model.EventCompleted] {
 			m.w.fault("job %s is acknowledged, and the control plane does not have its report", j.ID)
 		}
-	case job.Released:
-		count, down := p.count, p.state == job.IsStopped
+	case model.Released:
+		count, down := p.count, p.state == model.IsStopped
 		if p.identity() != j.Identity { // made anew since
 			count, down = m.w.ended[j.Identity]
 		}
 		if !down || !m.w.had(j.Instance, count) && !p.blind {
 			m.w.fault("nothing-lost: %s is said to be released, it is %s at %d, backups have %v", j.Instance, p.state, p.count, m.w.backups[j.Instance])
 		}
-	case job.Failed:
-		if p.state == job.IsFrozen && !p.owner || p.state == job.IsStopped && j.Found != job.IsStopped && p.by == "stop" {
+	case model.Failed:
+		if p.state == model.IsFrozen && !p.owner || p.state == model.IsStopped && j.Found != model.IsStopped && p.by == "stop" {
 			m.w.fault("job %s failed (%s) and has left %s %s: %+v", j.ID, j.Cause, j.Instance, p.state, j)
 		}
-	case job.Done:
-		if j.Mode == job.ModeLive && !j.Entered[job.Freezing].IsZero() {
+	case model.Done:
+		if j.Mode == model.ModeLive && !j.Entered[model.Freezing].IsZero() {
 			m.w.fault("job %s froze %s, which is live", j.ID, j.Instance)
 		}
 	}
 }
 
 // check checks the promises that hold at every instant.
-func (m *model) check() {
+func (m *hostModel) check() {
 	m.lock(func() {
 		if m.l.isDead() {
 			return // the next step begins a life, which looks
@@ -276,18 +277,18 @@ func (m *model) check() {
 		for _, n := range m.names {
 			j := m.l.record(n)
 			p := m.w.instances[n]
-			if p.state == job.IsFrozen && !j.Hold && !p.owner {
+			if p.state == model.IsFrozen && !j.Hold && !p.owner {
 				m.w.fault("%s is frozen, and its job (%s) does not hold it", n, j.State)
 			}
-			if j.Hold && p.state == job.IsFrozen && !p.owner && m.w.marks[n] == nil {
+			if j.Hold && p.state == model.IsFrozen && !p.owner && m.w.marks[n] == nil {
 				m.w.fault("%s is frozen without a note, and its job is %s", n, j.State)
 			}
 			m.stopped(n, m.w.instances[n])
-			if j.State == job.Held && !strings.Contains(j.Cause, "the control plane refused the report: ") && !strings.Contains(j.Cause, "an operator gave") &&
+			if j.State == model.Held && !strings.Contains(j.Cause, "the control plane refused the report: ") && !strings.Contains(j.Cause, "an operator gave") &&
 				!strings.Contains(j.Cause, job.ErrBackupGone.Error()) {
 				m.w.fault("job %s is held, and says: %q", j.ID, j.Cause)
 			}
-			if j.State == job.Held && j.Gone == "" {
+			if j.State == model.Held && j.Gone == "" {
 				m.kept(j)
 			}
 		}
@@ -301,7 +302,7 @@ func (m *model) check() {
 
 // stopped looks whether an instance that an agent stopped is held
 // by a job, or was released by its last. The lock is held.
-func (m *model) stopped(name string, p *phone) {
+func (m *hostModel) stopped(name string, p *phone) {
 	if p.by != "stop" {
 		return
 	}
@@ -309,8 +310,8 @@ func (m *model) stopped(name string, p *phone) {
 	switch {
 	case err != nil:
 		m.w.fault("%v", err)
-	case active != nil && active.Hold && active.State != job.Releasing:
-	case active != nil && (active.State == job.Releasing || active.State == job.Released), latest != nil && !latest.Entered[job.Released].IsZero():
+	case active != nil && active.Hold && active.State != model.Releasing:
+	case active != nil && (active.State == model.Releasing || active.State == model.Released), latest != nil && !latest.Entered[model.Released].IsZero():
 		p.by = "power-down"
 	default:
 		m.w.fault("%s is left stopped: its job is %+v, the last was %+v", name, active, latest)
@@ -318,7 +319,7 @@ func (m *model) stopped(name string, p *phone) {
 }
 
 // quiet lets every job end, in a world without faults, and looks for leftovers.
-func (m *model) quiet() {
+func (m *hostModel) quiet() {
 	m.heal()
 	m.end(true)
 	m.begin()
@@ -332,9 +333,9 @@ func (m *model) quiet() {
 		}
 		for _, j := range jobs {
 			switch {
-			case j.State == job.Held && j.Gone != "":
+			case j.State == model.Held && j.Gone != "":
 				_ = m.l.m.Resume(j.Instance) // likewise
-			case j.State == job.Held || j.State == job.Acknowledged:
+			case j.State == model.Held || j.State == model.Acknowledged:
 				_ = m.l.m.Release(j.Instance) // it may have gone on meanwhile
 			}
 		}
@@ -372,7 +373,7 @@ func (m *model) quiet() {
 			m.w.fault("left behind: snapshots %v, notes %v", m.w.snaps, slices.Collect(maps.Keys(m.w.marks)))
 		}
 		for n, p := range m.w.instances {
-			if p.state == job.IsFrozen && !p.owner {
+			if p.state == model.IsFrozen && !p.owner {
 				m.w.fault("%s is left frozen", n)
 			}
 		}

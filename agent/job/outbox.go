@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // maxOutbox bounds the events that are undelivered or refused: above
@@ -43,7 +45,7 @@ func count(b *bbolt.Bucket) (n int) {
 func outboxKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 
 // emit adds an event to the outbox in the transaction of the state that it reports.
-func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error)) error {
+func emit(tx *bbolt.Tx, job *model.Job, now time.Time, make func(*model.Job) (model.Event, error)) error {
 	seq, err := tx.Bucket(bucketOutbox).NextSequence()
 	if err != nil {
 		return err
@@ -56,7 +58,7 @@ func emit(tx *bbolt.Tx, job *Job, now time.Time, make func(*Job) (Event, error))
 	e.ID = fmt.Sprintf("%s-%d-%s", cmp.Or(job.ID, job.Instance), seq, ownPart())
 	e.Instance, e.Task, e.Job = job.Instance, job.Task, job.ID
 	e.Time = now.UTC()
-	if e.Type == EventCompleted {
+	if e.Type == model.EventCompleted {
 		// This report takes the place of a refused report.
 		if err := tx.Bucket(bucketRefused).Delete(outboxKey(job.ReportSeq)); err != nil {
 			return err
@@ -101,7 +103,7 @@ func headOf(tx *bbolt.Tx, instance string) uint64 {
 }
 
 // enqueue puts an event into the outbox, by its number: before later ones of its instance.
-func enqueue(tx *bbolt.Tx, e Event) error {
+func enqueue(tx *bbolt.Tx, e model.Event) error {
 	heads, before := tx.Bucket(bucketHeads), headOf(tx, e.Instance)
 	if before == 0 || e.Seq < before {
 		if err := heads.Delete(outboxKey(before)); err != nil {
@@ -145,7 +147,7 @@ func indexOutbox(tx *bbolt.Tx) error {
 }
 
 // dequeue takes an event out of the outbox.
-func dequeue(tx *bbolt.Tx, e Event) error {
+func dequeue(tx *bbolt.Tx, e model.Event) error {
 	heads, key := tx.Bucket(bucketHeads), outboxKey(e.Seq)
 	if err := errors.Join(tx.Bucket(bucketOutbox).Delete(key), tx.Bucket(bucketLines).Delete(lineKey(e.Instance, e.Seq)), heads.Delete(key)); err != nil {
 		return err
@@ -158,7 +160,7 @@ func dequeue(tx *bbolt.Tx, e Event) error {
 
 // Recent is an event of the past with whose it is.
 type Recent struct {
-	Event
+	model.Event
 	Tenant string // "" where its job is no longer known
 }
 
@@ -188,7 +190,7 @@ func (jr *Journal) Recent(after uint64, limit int) (events []Recent, oldest, new
 				e.Tenant = e.Event.Tenant
 			case err == nil:
 				e.Tenant = j.Tenant
-			case !errors.Is(err, ErrNotFound):
+			case !errors.Is(err, model.ErrNotFound):
 				return err
 			}
 			events = append(events, e)
@@ -198,9 +200,9 @@ func (jr *Journal) Recent(after uint64, limit int) (events []Recent, oldest, new
 	return events, oldest, newest, err
 }
 
-func eachEvent(tx *bbolt.Tx, fn func(*Event) error) error {
+func eachEvent(tx *bbolt.Tx, fn func(*model.Event) error) error {
 	return tx.Bucket(bucketOutbox).ForEach(func(k, v []byte) error {
-		var e Event
+		var e model.Event
 		if err := json.Unmarshal(v, &e); err != nil {
 			return fmt.Errorf("journal: decode event %x: %w", k, err)
 		}
@@ -210,14 +212,14 @@ func eachEvent(tx *bbolt.Tx, fn func(*Event) error) error {
 
 // Heads returns at most limit undelivered events, oldest first: the oldest
 // of each instance, except instances that skip leaves out. skip may be nil.
-func (jr *Journal) Heads(limit int, skip func(instance string) bool) (heads []Event, err error) {
+func (jr *Journal) Heads(limit int, skip func(instance string) bool) (heads []model.Event, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketHeads).Cursor()
 		for k, instance := c.First(); k != nil && len(heads) < limit; k, instance = c.Next() {
 			if skip != nil && skip(string(instance)) {
 				continue
 			}
-			var e Event
+			var e model.Event
 			found, err := get(tx, bucketOutbox, k, &e)
 			if err != nil {
 				return err
@@ -252,8 +254,8 @@ func (jr *Journal) PendingReports() (n int, err error) {
 
 // moved is a job that a transaction has brought into another state.
 type moved struct {
-	job  *Job
-	from State
+	job  *model.Job
+	from model.State
 }
 
 // settle takes events out of the outbox, all in one transaction, because the
@@ -277,7 +279,7 @@ func (jr *Journal) settle(seqs []uint64, refusal string, now time.Time) (all []m
 }
 
 func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.Time) (m moved, err error) {
-	var e Event
+	var e model.Event
 	found, err := get(tx, bucketOutbox, outboxKey(seq), &e)
 	if err != nil || !found {
 		return m, err // settled before: a repeated answer is no fault
@@ -286,15 +288,15 @@ func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.
 		return m, err
 	}
 	if refusal != "" {
-		if err := put(tx, bucketRefused, outboxKey(seq), Refused{Event: e, Reason: refusal, Since: now.UTC()}); err != nil {
+		if err := put(tx, bucketRefused, outboxKey(seq), model.Refused{Event: e, Reason: refusal, Since: now.UTC()}); err != nil {
 			return m, err
 		}
 	}
-	if e.Type != EventCompleted {
+	if e.Type != model.EventCompleted {
 		return m, nil
 	}
 	waiting, err := getJob(tx, e.Job)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, model.ErrNotFound) {
 		return m, nil // forgotten, long after it ended
 	}
 	if err != nil {
@@ -304,14 +306,14 @@ func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.
 	if refusal == "" {
 		waiting.AcknowledgedAt = now.UTC()
 	}
-	if waiting.State == Reported && waiting.ReportSeq == seq {
-		waiting.State = Acknowledged
+	if waiting.State == model.Reported && waiting.ReportSeq == seq {
+		waiting.State = model.Acknowledged
 		if refusal != "" {
 			// A release that was asked for before has to be asked for
 			// again: it sends the report again.
-			waiting.State, waiting.Cause, waiting.ReleaseAsked = Held, refusal, false
+			waiting.State, waiting.Cause, waiting.ReleaseAsked = model.Held, refusal, false
 		}
-		waiting.enter(now, jr.Up())
+		waiting.Enter(now, jr.Up())
 		m.job = waiting
 	}
 	return m, put(tx, bucketJobs, []byte(waiting.ID), waiting)

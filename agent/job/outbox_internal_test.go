@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // A control plane that commands and takes no reports does not fill the disk.
@@ -25,7 +27,7 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if err := enqueue(tx, Event{Seq: seq}); err != nil {
+				if err := enqueue(tx, model.Event{Seq: seq}); err != nil {
 					return err
 				}
 			}
@@ -36,21 +38,21 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 		}
 	}
 	fill(maxOutbox - 1)
-	if _, _, err := jr.accept(Task{ID: "1", RequestID: "1"}, nil); err != nil {
+	if _, _, err := jr.accept(model.Task{ID: "1", RequestID: "1"}, nil); err != nil {
 		t.Errorf("one place is free: %v", err)
 	}
 	fill(1)
-	if _, _, err := jr.accept(Task{ID: "2", RequestID: "2"}, nil); !errors.Is(err, ErrQueueFull) {
+	if _, _, err := jr.accept(model.Task{ID: "2", RequestID: "2"}, nil); !errors.Is(err, model.ErrQueueFull) {
 		t.Errorf("full: %v", err)
 	}
-	if again, _, err := jr.accept(Task{ID: "4", RequestID: "1"}, nil); err != nil || again.ID != "1" {
+	if again, _, err := jr.accept(model.Task{ID: "4", RequestID: "1"}, nil); err != nil || again.ID != "1" {
 		t.Errorf("a command that was accepted: %v, %v", again, err)
 	}
 	// Many were delivered and one old is left: the range of the keys
 	// is wide, the outbox nearly empty.
 	err = jr.db.Update(func(tx *bbolt.Tx) error {
 		for seq := uint64(2); seq <= maxOutbox; seq++ {
-			if err := dequeue(tx, Event{Seq: seq}); err != nil {
+			if err := dequeue(tx, model.Event{Seq: seq}); err != nil {
 				return err
 			}
 		}
@@ -59,7 +61,7 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, made, err := jr.accept(Task{ID: "3", RequestID: "3"}, nil); err != nil || !made {
+	if _, made, err := jr.accept(model.Task{ID: "3", RequestID: "3"}, nil); err != nil || !made {
 		t.Errorf("one waits: %v", err)
 	}
 }
@@ -74,7 +76,7 @@ func TestIndexOfOutboxIsMadeAnew(t *testing.T) {
 	}
 	err = jr.db.Update(func(tx *bbolt.Tx) error {
 		for seq := uint64(1); seq <= 6; seq++ {
-			if err := enqueue(tx, Event{Seq: seq, Instance: string(rune('a' + seq%2))}); err != nil {
+			if err := enqueue(tx, model.Event{Seq: seq, Instance: string(rune('a' + seq%2))}); err != nil {
 				return err
 			}
 		}

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
 // afterPanic checks that a panic leaves no instance frozen or stopped,
 // leaves no snapshots, takes no other job with it, and does not stay untold.
-func afterPanic(t *testing.T, w *world, l *life, opts job.Options, id, other string) *job.Job {
+func afterPanic(t *testing.T, w *world, l *life, opts job.Options, id, other string) *model.Job {
 	t.Helper()
 	j, beside := l.final(id), l.final(other)
 	time.Sleep(5 * time.Second) // the last events go out
@@ -31,26 +32,26 @@ func afterPanic(t *testing.T, w *world, l *life, opts job.Options, id, other str
 	if w.panics == 0 {
 		t.Error("nobody was told of the panic")
 	}
-	if beside.State != job.Done {
+	if beside.State != model.Done {
 		t.Errorf("the other job ended %s (%s)", beside.State, beside.Cause)
 	}
 	p := w.instances["phone"]
-	if p.state == job.IsFrozen || p.state == job.IsStopped && j.State != job.Done {
+	if p.state == model.IsFrozen || p.state == model.IsStopped && j.State != model.Done {
 		t.Errorf("the instance is left %s, the job is %s (%s)", p.state, j.State, j.Cause)
 	}
-	if p.downs > 1 || p.state == job.IsStopped && !slices.Contains(w.backups["phone"], p.count) {
+	if p.downs > 1 || p.state == model.IsStopped && !slices.Contains(w.backups["phone"], p.count) {
 		t.Errorf("powered down %d times at %d, backups have %v", p.downs, p.count, w.backups["phone"])
 	}
 	if len(w.snaps) > 0 || len(w.marks) > 0 {
 		t.Errorf("leaked snapshots %v, notes %v", w.snaps, w.marks)
 	}
-	told := slices.ContainsFunc(w.events, func(e job.Event) bool {
-		return e.Job == id && (e.Type == job.EventFailed || e.Type == job.EventRestoreFailed)
+	told := slices.ContainsFunc(w.events, func(e model.Event) bool {
+		return e.Job == id && (e.Type == model.EventFailed || e.Type == model.EventRestoreFailed)
 	})
-	if told != (j.State == job.Failed) {
+	if told != (j.State == model.Failed) {
 		t.Errorf("the job ended %s, a report of failure was sent: %v", j.State, told)
 	}
-	if j.State == job.Failed && !strings.Contains(j.Cause, "panic") {
+	if j.State == model.Failed && !strings.Contains(j.Cause, "panic") {
 		t.Errorf("failed for %q", j.Cause)
 	}
 	return j
@@ -66,7 +67,7 @@ func ofJob(point string) bool {
 // gone so far that it ends well; its instance is let go, and the job beside it goes on.
 func TestPanicAnywhere(t *testing.T) {
 	for _, way := range ways {
-		if way.drive != nil || way.end != job.Done {
+		if way.drive != nil || way.end != model.Done {
 			continue
 		}
 		t.Run(way.name, func(t *testing.T) {
@@ -126,25 +127,25 @@ func TestPanicOfParts(t *testing.T) {
 	explode := func(context.Context, job.BackupRequest) error { panic("in the engine") }
 	for _, c := range []struct {
 		name, act string
-		mode      job.Mode
+		mode      model.Mode
 		times     int // 0: always
 		backup    func(context.Context, job.BackupRequest) error
-		end       job.State
+		end       model.State
 	}{
-		{name: "look", act: "state", end: job.Failed},
-		{name: "freeze", act: "freeze", end: job.Failed},
-		{name: "stop", act: "stop", mode: job.ModeStop, end: job.Failed},
-		{name: "note", act: "note", end: job.Failed},
-		{name: "snapshot", act: "snapshot", end: job.Failed},
-		{name: "snapshot of a round", act: "snapshot", mode: job.ModePrecopy, end: job.Failed},
-		{name: "removal of a snapshot", act: "remove-snapshot", end: job.Failed},
-		{name: "engine", backup: explode, end: job.Failed},
-		{name: "engine, live", mode: job.ModeLive, backup: explode, end: job.Failed},
-		{name: "engine, in a round", mode: job.ModePrecopy, backup: explode, end: job.Failed},
-		{name: "signature", act: "sign", end: job.Failed},
-		{name: "power-down", act: "power-down", end: job.Failed},
-		{name: "power-down, once", act: "power-down", times: 1, end: job.Done},
-		{name: "engine, and three thaws", act: "thaw", times: 3, backup: explode, end: job.Failed},
+		{name: "look", act: "state", end: model.Failed},
+		{name: "freeze", act: "freeze", end: model.Failed},
+		{name: "stop", act: "stop", mode: model.ModeStop, end: model.Failed},
+		{name: "note", act: "note", end: model.Failed},
+		{name: "snapshot", act: "snapshot", end: model.Failed},
+		{name: "snapshot of a round", act: "snapshot", mode: model.ModePrecopy, end: model.Failed},
+		{name: "removal of a snapshot", act: "remove-snapshot", end: model.Failed},
+		{name: "engine", backup: explode, end: model.Failed},
+		{name: "engine, live", mode: model.ModeLive, backup: explode, end: model.Failed},
+		{name: "engine, in a round", mode: model.ModePrecopy, backup: explode, end: model.Failed},
+		{name: "signature", act: "sign", end: model.Failed},
+		{name: "power-down", act: "power-down", end: model.Failed},
+		{name: "power-down, once", act: "power-down", times: 1, end: model.Done},
+		{name: "engine, and three thaws", act: "thaw", times: 3, backup: explode, end: model.Failed},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -184,7 +185,7 @@ func TestPanicOfParts(t *testing.T) {
 // TestPanicAtStart: a job that was interrupted and panics when it is taken up
 // again ends as failed, with its instance running, and the agent becomes ready.
 func TestPanicAtStart(t *testing.T) {
-	for _, state := range []job.State{job.Freezing, job.Frozen, job.Snapshotting, job.Snapshotted, job.Uploading, job.Stored, job.Reported} {
+	for _, state := range []model.State{model.Freezing, model.Frozen, model.Snapshotting, model.Snapshotted, model.Uploading, model.Stored, model.Reported} {
 		for _, act := range []string{"state", "engine"} {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone", "other")
@@ -219,7 +220,7 @@ func TestPanicAtStart(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if act == "engine" && (state == job.Stored || state == job.Reported) {
+				if act == "engine" && (state == model.Stored || state == model.Reported) {
 					w.panics++ // the engine has nothing to do any more
 				}
 				afterPanic(t, w, l, opts, task.Jobs[0].Job, beside.Jobs[0].Job)
@@ -238,7 +239,7 @@ func TestPanicOfRestore(t *testing.T) {
 		reached := ""
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, "phone", "other")
-			w.instances["phone"].state = job.IsStopped
+			w.instances["phone"].state = model.IsStopped
 			w.backups["phone"] = []int{7}
 			w.disks["/phone/data"], w.disks["/phone/media"] = disk{tree: "old data", count: 1}, disk{tree: "old media", count: 1}
 			opts := job.Options{Jobs: 2}
@@ -256,7 +257,7 @@ func TestPanicOfRestore(t *testing.T) {
 				reached = point
 				return true
 			}
-			task, err := l.send(job.Request{Kind: job.KindRestore, ID: "request-1", Tenant: "acme", Instances: []string{"phone"}})
+			task, err := l.send(job.Request{Kind: model.KindRestore, ID: "request-1", Tenant: "acme", Instances: []string{"phone"}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,25 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"time"
-)
 
-// RuntimeState is a runtime driver's view of an instance.
-type RuntimeState string
-
-// The states of an instance.
-const (
-	IsRunning RuntimeState = "running"
-	IsFrozen  RuntimeState = "frozen"  // exists, executes nothing
-	IsStopped RuntimeState = "stopped" // powered down
-	IsMissing RuntimeState = "missing" // the runtime does not know it
-	// the driver can't tell; the journal is believed within one boot
-	IsUnknown RuntimeState = "unknown"
+	"holdfast/agent/model"
 )
 
 // Runtime acts on one instance. Every method is idempotent, has a time-out of its own, and returns
 // nil only when the outcome was seen.
 type Runtime interface {
-	State(ctx context.Context) (Sight, error)
+	State(ctx context.Context) (model.Sight, error)
 	// Of returns the same for the one instance with that identity,
 	// under any name; with "" for the instance that has the name.
 	Of(id string) Runtime
@@ -36,7 +25,7 @@ type Runtime interface {
 	// another instruction. It does nothing, and returns an error, unless a look
 	// right before its first act gives the sight held, of which an empty Work does
 	// not count. An error without ErrBegun says that the instance is as it was.
-	PowerDown(ctx context.Context, held *Sight) error
+	PowerDown(ctx context.Context, held *model.Sight) error
 	// KeepDown keeps a stopped instance from being started by its engine when
 	// the engine or the host restarts; ErrNoKeeping where that is not possible.
 	KeepDown(ctx context.Context) error
@@ -55,21 +44,21 @@ var (
 type Snapshotter interface {
 	// Plan names the snapshots that Create will make, one per volume.
 	// It changes nothing on the host.
-	Plan(ctx context.Context, job string) ([]Snapshot, error)
+	Plan(ctx context.Context, job string) ([]model.Snapshot, error)
 	// PlanRestored names snapshots of restored volumes that are still at the stages of their
 	// places, to be bases, for volumes whose storage can compare with a base. It changes nothing
 	// on the host. Beside an error the returned snapshots are good for the other volumes.
-	PlanRestored(ctx context.Context, job string, places []Place) ([]Snapshot, error)
+	PlanRestored(ctx context.Context, job string, places []model.Place) ([]model.Snapshot, error)
 	// Create makes the planned snapshot and returns it with Root set.
-	Create(ctx context.Context, job string, planned Snapshot) (Snapshot, error)
+	Create(ctx context.Context, job string, planned model.Snapshot) (model.Snapshot, error)
 	// Instead names another snapshot of the same volume where the planned one could not be
 	// made for that reason, and tells the consequences for the instance. False: there is
 	// none, or the configuration insists on the planned one. It changes nothing on the host.
-	Instead(ctx context.Context, job string, failed Snapshot, why error) (planned Snapshot, means string, ok bool)
+	Instead(ctx context.Context, job string, failed model.Snapshot, why error) (planned model.Snapshot, means string, ok bool)
 	// Stands tells whether the snapshot is there, whole.
-	Stands(ctx context.Context, s Snapshot) (bool, error)
+	Stands(ctx context.Context, s model.Snapshot) (bool, error)
 	// Remove drops the snapshot; a missing snapshot is no error.
-	Remove(ctx context.Context, ref Ref) error
+	Remove(ctx context.Context, ref model.Ref) error
 }
 
 // Source is one volume to back up.
@@ -80,13 +69,13 @@ type Source struct {
 	View  string
 	Taken time.Time // as in Snapshot
 	// of the snapshot that Root is in; zero when the instance runs and the volume itself is read
-	Ref Ref
+	Ref model.Ref
 	// Mounted and Clock are as in Snapshot.
 	Mounted string
 	Clock   int64
 	// an earlier snapshot that the journal knows of; nil when there
 	// is none. Whether it can serve, the engine finds out
-	Base *Base
+	Base *model.Base
 }
 
 // BackupRequest is the work of the engine for one job.
@@ -106,7 +95,7 @@ type BackupRequest struct {
 	// before the pack is sent, from any goroutine.
 	PackIntent func(pack string) error
 	// Content is the backup from which the volumes' content came, as far as the journal knows.
-	Content Content
+	Content model.Content
 	// BackupIntent journals the id of the backup right before its manifest is written.
 	BackupIntent func(id string) error
 	// Sent is called, from any goroutine, when all content is in the
@@ -116,7 +105,7 @@ type BackupRequest struct {
 	// manifest is written; with its error there is no backup. Nil is allowed.
 	Accept func(ctx context.Context) error
 	// Progress takes figures as they grow; it may be called from any goroutine.
-	Progress func(Progress)
+	Progress func(model.Progress)
 }
 
 // Backuper runs the engine. A nil error means that every pack is confirmed,
@@ -126,39 +115,28 @@ type Backuper interface {
 	// Look tells, before anything is done to the instance, what keeps Backup from
 	// making a backup: above all a volume that is not mounted. It reads no content.
 	Look(ctx context.Context, instance, tenant string) error
-	Backup(ctx context.Context, r BackupRequest) (*Result, error)
+	Backup(ctx context.Context, r BackupRequest) (*model.Result, error)
 	// Present looks whether the stored backup of the job is still whole in the
 	// store: that the vault can be opened, the manifest, and that all packs are
 	// there. ErrBackupGone says that something is missing, and what; any other error
 	// that the store could not be asked. It returns soon after the end of ctx.
-	Present(ctx context.Context, j *Job) error
+	Present(ctx context.Context, j *model.Job) error
 	// Over says that the job asks for nothing more, or begins anew:
 	// what its rounds of pre-copy keep for the backup can go. It may
 	// come more than once, and when ctx has ended it returns soon.
 	Over(ctx context.Context, job string)
 }
 
-// Progress is how far an upload or a restore is.
-type Progress struct {
-	Files     uint64 `json:"files"`
-	BytesRead uint64 `json:"bytes_read"`
-	BytesNew  uint64 `json:"bytes_new"`
-	BytesSent uint64 `json:"bytes_sent"`
-	// Of a restore; the others but Files are 0 then. Files are entries of any sort.
-	BytesRestored uint64 `json:"bytes_restored,omitempty"`
-	BytesTotal    uint64 `json:"bytes_total,omitempty"`
-}
-
 // Signer makes the receipt of a stored backup: a signed statement as JSON.
 type Signer interface {
-	Receipt(ctx context.Context, j *Job) (json.RawMessage, error)
+	Receipt(ctx context.Context, j *model.Job) (json.RawMessage, error)
 }
 
 // Instance is one instance of this host with the parts that act on it.
 type Instance struct {
 	ID, Tenant string
-	Policy     Policy
-	Mode       Mode // "" is ModeFrozen
+	Policy     model.Policy
+	Mode       model.Mode // "" is ModeFrozen
 	// Holds tells whether Runtime does anything. Without, the instance is never said to have been
 	// frozen, and the frozen deadline does not count.
 	Holds     bool
@@ -178,11 +156,11 @@ type Parts struct {
 	// act on, and else by the journal's record. Nil: the configuration alone counts.
 	Recall func(id string, kept json.RawMessage) (Instance, error)
 	// Leftovers lists the snapshots of this agent on the host, also the snapshots of earlier lives.
-	Leftovers func(ctx context.Context) ([]Ref, error)
+	Leftovers func(ctx context.Context) ([]model.Ref, error)
 	// RemoveLeftover removes one of those.
-	RemoveLeftover func(ctx context.Context, ref Ref) error
+	RemoveLeftover func(ctx context.Context, ref model.Ref) error
 	// Room tells how much space is free, and in all, where a base lies; nil: that is no rule.
-	Room func(ctx context.Context, b Base) (free, total int64, err error)
+	Room func(ctx context.Context, b model.Base) (free, total int64, err error)
 	// Marks keeps notes of the held instances beside the journal; nil keeps none.
 	Marks    Marks
 	Backuper Backuper
@@ -196,9 +174,9 @@ type Parts struct {
 // block, and may be called at the same time.
 type Observer interface {
 	// Changed is called after a state was journalled; from is empty for a job just accepted.
-	Changed(j *Job, from State)
+	Changed(j *model.Job, from model.State)
 	// Progressed is called while uploading.
-	Progressed(j *Job, p Progress)
+	Progressed(j *model.Job, p model.Progress)
 	// Trouble is called when an act failed that will be tried again, or that needs a person.
 	Trouble(instance, job, doing string, err error)
 	// Lacked is called when something failed that the job goes on without.

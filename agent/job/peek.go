@@ -10,6 +10,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"holdfast/agent/model"
 )
 
 // peekTimeout is how long Peek waits for a process that has the journal open: an agent that runs
@@ -18,7 +20,7 @@ const peekTimeout = 100 * time.Millisecond
 
 // Peek returns the unfinished jobs of a journal without changing the file. The error is ErrLocked
 // while an agent has it open; a file that is not there is fs.ErrNotExist.
-func Peek(path string) (jobs []*Job, err error) {
+func Peek(path string) (jobs []*model.Job, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
@@ -47,7 +49,7 @@ func Peek(path string) (jobs []*Job, err error) {
 		return active.ForEach(func(instance, id []byte) error {
 			job, err := getJob(tx, string(id))
 			if err != nil { // a start sets the record aside, and takes up the others
-				job = &Job{ID: string(id), Instance: string(instance), State: Unknown, Cause: err.Error()}
+				job = &model.Job{ID: string(id), Instance: string(instance), State: model.Unknown, Cause: err.Error()}
 			}
 			jobs = append(jobs, job)
 			return nil
@@ -58,8 +60,8 @@ func Peek(path string) (jobs []*Job, err error) {
 }
 
 // HeldNote returns the job of a note that Marks keeps.
-func HeldNote(instance string, note []byte) (*Job, error) {
-	var j Job
+func HeldNote(instance string, note []byte) (*model.Job, error) {
+	var j model.Job
 	if err := json.Unmarshal(note, &j); err != nil {
 		return nil, fmt.Errorf("the note that instance %q is held is damaged: %w", instance, err)
 	}

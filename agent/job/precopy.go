@@ -3,6 +3,8 @@ package job
 import (
 	"context"
 	"slices"
+
+	"holdfast/agent/model"
 )
 
 // precopy does one round: it makes snapshots of the running instance,
@@ -16,7 +18,7 @@ import (
 //
 // A crash leaves snapshots that the journal names. The next life removes them and does the round
 // again; the engine knows from its catalogues which content the rounds before have stored.
-func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
+func (w *worker) precopy(ctx context.Context, j *model.Job) (model.State, change, error) {
 	instance, err := w.instance(j)
 	if err != nil {
 		return "", change{}, err
@@ -34,15 +36,15 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 		return "", change{}, err
 	}
 	kept := w.toKeep(j, made, result)
-	left := w.dropSnapshots(ctx, &Job{ID: j.ID, Instance: j.Instance, State: j.State, Snapshots: made}, kept)
-	round := Round{Read: result.BytesRead, Sent: result.BytesSent, Seconds: (w.m.journal.Up() - began).Seconds()}
+	left := w.dropSnapshots(ctx, &model.Job{ID: j.ID, Instance: j.Instance, State: j.State, Snapshots: made}, kept)
+	round := model.Round{Read: result.BytesRead, Sent: result.BytesSent, Seconds: (w.m.journal.Up() - began).Seconds()}
 	rounds := append(slices.Clone(j.Rounds), round)
 	if w.m.opts.Precopy.more(rounds) {
 		planned, err := instance.Snapshots.Plan(ctx, roundName(j, len(rounds)))
 		if err != nil {
 			return "", change{}, err
 		}
-		return Precopying, change{edit: func(j *Job) { j.Rounds, j.Snapshots = rounds, ofRound(planned) }, bases: kept, left: left}, nil
+		return model.Precopying, change{edit: func(j *model.Job) { j.Rounds, j.Snapshots = rounds, ofRound(planned) }, bases: kept, left: left}, nil
 	}
 	next, c, err := w.toHold(ctx, j)
 	if err != nil {
@@ -50,7 +52,7 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 	}
 	hold := c.edit
 	c.bases, c.left = kept, left
-	c.edit = func(j *Job) {
+	c.edit = func(j *model.Job) {
 		hold(j)
 		j.Rounds = rounds
 	}
@@ -58,8 +60,8 @@ func (w *worker) precopy(ctx context.Context, j *Job) (State, change, error) {
 }
 
 // ofRound returns the snapshots that a round can read while the instance runs.
-func ofRound(planned []Snapshot) []Snapshot {
-	return slices.DeleteFunc(slices.Clone(planned), func(s Snapshot) bool { return !s.Live && !s.Warm })
+func ofRound(planned []model.Snapshot) []model.Snapshot {
+	return slices.DeleteFunc(slices.Clone(planned), func(s model.Snapshot) bool { return !s.Live && !s.Warm })
 }
 
 // shrinking is by how much a round has to be smaller than the one before for another to be
@@ -67,7 +69,7 @@ func ofRound(planned []Snapshot) []Snapshot {
 const shrinking = 0.7
 
 // more tells whether another round makes the hold shorter.
-func (p Precopy) more(rounds []Round) bool {
+func (p Precopy) more(rounds []model.Round) bool {
 	n := len(rounds)
 	last := rounds[n-1]
 	var seconds float64

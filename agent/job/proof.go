@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -38,7 +39,7 @@ func (w *worker) proofHolds(limit time.Duration) bool {
 // prove makes sure that the backup of an acknowledged job is still in the
 // store, so that the power-down may follow. ok is false where it is not, or is
 // not known: then the job was moved on, or waits, and the caller returns err.
-func (w *worker) prove(soft, hard context.Context, j *Job) (ok bool, err error) {
+func (w *worker) prove(soft, hard context.Context, j *model.Job) (ok bool, err error) {
 	if j.Gone == "" && w.proofHolds(w.m.opts.ProofAge) {
 		return w.alone(soft, hard, j)
 	}
@@ -75,13 +76,13 @@ type Loner interface {
 	// and with the cause of ctx once that has ended. It returns within seconds, and soon after the
 	// end of ctx, whatever the store does. A store that does not answer within these seconds, or
 	// refuses the look, is no error. Backuper.Present looks too.
-	Alone(ctx context.Context, j *Job) error
+	Alone(ctx context.Context, j *model.Job) error
 }
 
 // alone tells whether the power-down may follow. Where the agent may take no step any more, the job
 // stays in the journal. What interrupts present interrupts this look too: the job reads the journal
 // again then, and where the instance is still to go down, it looks again.
-func (w *worker) alone(soft, hard context.Context, j *Job) (bool, error) {
+func (w *worker) alone(soft, hard context.Context, j *model.Job) (bool, error) {
 	loner, ok := w.m.parts.Backuper.(Loner)
 	if !ok {
 		return true, nil
@@ -102,7 +103,7 @@ func (w *worker) alone(soft, hard context.Context, j *Job) (bool, error) {
 
 // present asks the store once. A resume or another wish for the job, and the end of
 // the agent, interrupt it: while the store does not answer the instance stands still.
-func (w *worker) present(soft, hard context.Context, j *Job) error {
+func (w *worker) present(soft, hard context.Context, j *model.Job) error {
 	ctx, cancel := context.WithTimeoutCause(hard, actTimeout, fmt.Errorf("the store did not answer within %s", actTimeout))
 	defer cancel()
 	return w.listening(soft, ctx, func(ctx context.Context) error { return w.m.parts.Backuper.Present(ctx, j) })
@@ -135,15 +136,15 @@ func (w *worker) listening(soft, hard context.Context, look func(context.Context
 
 // lose holds the job of a backup that the store lost, and tells the control plane.
 // A release that was asked for has to be asked for again: it looks once more.
-func (w *worker) lose(j *Job, why error) error {
-	held := func(j *Job) {
+func (w *worker) lose(j *model.Job, why error) error {
+	held := func(j *model.Job) {
 		j.Gone = why.Error()
 		j.Cause = j.Gone + "; the instance is not powered down; resume lets it run, so that it can be backed up again; " +
 			"once the store has all of the backup again, release powers it down"
 		j.ReleaseAsked = false
 	}
-	if j.State != Held {
-		return w.write(j, Held, change{edit: held, emit: w.m.event(EventGone)})
+	if j.State != model.Held {
+		return w.write(j, model.Held, change{edit: held, emit: w.m.event(model.EventGone)})
 	}
 	now, from, err := w.m.journal.step(j.ID, "", w.m.opts.Now(), nil, change{edit: held})
 	if err != nil {
@@ -155,10 +156,10 @@ func (w *worker) lose(j *Job, why error) error {
 
 // regained is the end of the hold of a backup that the store has
 // again, or has in truth: the job is acknowledged as before.
-func (w *worker) regained(soft, hard context.Context, j *Job) error {
+func (w *worker) regained(soft, hard context.Context, j *model.Job) error {
 	ok, err := w.prove(soft, hard, j)
 	if !ok || err != nil {
 		return err
 	}
-	return w.write(j, Acknowledged, change{edit: func(j *Job) { j.Gone, j.Cause = "", "" }})
+	return w.write(j, model.Acknowledged, change{edit: func(j *model.Job) { j.Gone, j.Cause = "", "" }})
 }

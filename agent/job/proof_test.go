@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -28,14 +29,14 @@ func (w *world) took(kind string) bool {
 func waiting(t *testing.T, opts job.Options, do func(w *world, l *life, id string)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].policy = job.ReleaseByControlPlane
+		w.instances["phone"].policy = model.ReleaseByControlPlane
 		l := w.start(-1, opts)
 		task, err := l.accept("request-1", "phone")
 		if err != nil {
 			t.Fatal(err)
 		}
 		id := task.Jobs[0].Job
-		l.until(id, job.Acknowledged)
+		l.until(id, model.Acknowledged)
 		do(w, l, id)
 		for _, f := range w.faults {
 			t.Error(f)
@@ -58,21 +59,21 @@ func TestGoneIsHeld(t *testing.T) {
 		w.backups["phone"] = nil
 		for range 2 {
 			l.release(t)
-			l.until(id, job.Held)
+			l.until(id, model.Held)
 			time.Sleep(time.Minute)
 			j, err := l.j.Job(id)
-			if err != nil || j.State != job.Held || j.Gone == "" || !strings.Contains(j.Cause, "resume lets it run") || j.ReleaseAsked || w.instances["phone"].downs > 0 {
+			if err != nil || j.State != model.Held || j.Gone == "" || !strings.Contains(j.Cause, "resume lets it run") || j.ReleaseAsked || w.instances["phone"].downs > 0 {
 				t.Fatalf("%+v, %v", j, err)
 			}
 		}
-		if !w.took(job.EventGone) {
+		if !w.took(model.EventGone) {
 			t.Error("the control plane was not told")
 		}
 		w.mu.Lock()
 		w.backups["phone"] = had
 		w.mu.Unlock()
 		l.release(t)
-		if j := l.final(id); j.State != job.Done || j.Gone != "" || w.instances["phone"].downs != 1 {
+		if j := l.final(id); j.State != model.Done || j.Gone != "" || w.instances["phone"].downs != 1 {
 			t.Errorf("after all is back: %+v", j)
 		}
 		l.stop()
@@ -85,11 +86,11 @@ func TestGoneIsResumed(t *testing.T) {
 	waiting(t, job.Options{}, func(w *world, l *life, id string) {
 		w.backups["phone"] = nil
 		l.release(t)
-		l.until(id, job.Held)
+		l.until(id, model.Held)
 		if err := l.m.Resume("phone"); err != nil {
 			t.Error(err)
 		}
-		if j := l.final(id); j.State != job.Failed || !strings.Contains(j.Cause, job.ErrBackupGone.Error()) || w.instances["phone"].state != job.IsRunning {
+		if j := l.final(id); j.State != model.Failed || !strings.Contains(j.Cause, job.ErrBackupGone.Error()) || w.instances["phone"].state != model.IsRunning {
 			t.Errorf("%+v", j)
 		}
 		l.stop()
@@ -101,7 +102,7 @@ func TestGoneIsResumed(t *testing.T) {
 func TestStoreAwayAtPowerDown(t *testing.T) {
 	for _, hangs := range []bool{false, true} {
 		waiting(t, job.Options{}, func(w *world, l *life, id string) {
-			away := func(ctx context.Context, _ *job.Job) error {
+			away := func(ctx context.Context, _ *model.Job) error {
 				if hangs {
 					<-ctx.Done()
 					return context.Cause(ctx)
@@ -114,7 +115,7 @@ func TestStoreAwayAtPowerDown(t *testing.T) {
 			l.release(t)
 			for range 2 {
 				time.Sleep(time.Hour)
-				if j, err := l.j.Job(id); err != nil || j.State != job.Acknowledged || w.instances["phone"].state != job.IsFrozen {
+				if j, err := l.j.Job(id); err != nil || j.State != model.Acknowledged || w.instances["phone"].state != model.IsFrozen {
 					t.Fatalf("%+v, %v", j, err)
 				}
 				l.stop()
@@ -125,7 +126,7 @@ func TestStoreAwayAtPowerDown(t *testing.T) {
 			if err := l.m.Resume("phone"); err != nil {
 				t.Error(err)
 			}
-			if j := l.final(id); j.State != job.Done || w.instances["phone"].state != job.IsRunning || time.Since(asked) > 5*time.Second {
+			if j := l.final(id); j.State != model.Done || w.instances["phone"].state != model.IsRunning || time.Since(asked) > 5*time.Second {
 				t.Errorf("after %v: %+v", time.Since(asked), j)
 			}
 			l.stop()
@@ -145,8 +146,8 @@ func TestDeadWhileReleasing(t *testing.T) {
 		w.backups["phone"] = nil
 		w.mu.Unlock()
 		l = w.start(-1, job.Options{ProofAge: time.Hour})
-		l.until(id, job.Held)
-		if w.instances["phone"].state != job.IsFrozen {
+		l.until(id, model.Held)
+		if w.instances["phone"].state != model.IsFrozen {
 			t.Errorf("the instance is %s", w.instances["phone"].state)
 		}
 		l.stop()
@@ -158,10 +159,10 @@ func TestLooksOnce(t *testing.T) {
 	waiting(t, job.Options{ProofAge: time.Hour}, func(w *world, l *life, id string) {
 		looks := 0
 		w.mu.Lock()
-		w.present = func(context.Context, *job.Job) error { looks++; return nil }
+		w.present = func(context.Context, *model.Job) error { looks++; return nil }
 		w.mu.Unlock()
 		l.release(t)
-		if j := l.final(id); j.State != job.Done || looks > 0 {
+		if j := l.final(id); j.State != model.Done || looks > 0 {
 			t.Errorf("%d looks, %+v", looks, j)
 		}
 		l.stop()
@@ -190,9 +191,9 @@ func TestLookForCopiesBeforeAPowerDown(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.mu.Lock()
-			looks, down := w.alone, w.instances["phone"].state == job.IsStopped
+			looks, down := w.alone, w.instances["phone"].state == model.IsStopped
 			w.mu.Unlock()
-			if looks != 1 || down == copied || copied && j.State != job.Acknowledged {
+			if looks != 1 || down == copied || copied && j.State != model.Acknowledged {
 				t.Errorf("a copy: %v; %d looks, powered down: %v, the job is %s", copied, looks, down, j.State)
 			}
 			l.stop()
@@ -213,7 +214,7 @@ func TestResumeInterruptsALookForCopies(t *testing.T) {
 			w.mu.Unlock()
 			l.release(t)
 			time.Sleep(time.Minute)
-			if j, err := l.j.Job(id); err != nil || j.State != job.Acknowledged || w.instances["phone"].state != job.IsFrozen {
+			if j, err := l.j.Job(id); err != nil || j.State != model.Acknowledged || w.instances["phone"].state != model.IsFrozen {
 				t.Fatalf("%+v, %v", j, err)
 			}
 			began := time.Now()
@@ -221,12 +222,12 @@ func TestResumeInterruptsALookForCopies(t *testing.T) {
 				if err := l.m.Resume("phone"); err != nil {
 					t.Error(err)
 				}
-				if j := l.final(id); j.State != job.Done || w.instances["phone"].state != job.IsRunning {
+				if j := l.final(id); j.State != model.Done || w.instances["phone"].state != model.IsRunning {
 					t.Errorf("%+v", j)
 				}
 			}
 			l.stop()
-			if by == "stop" && w.instances["phone"].state != job.IsFrozen {
+			if by == "stop" && w.instances["phone"].state != model.IsFrozen {
 				t.Errorf("after the stop the instance is %s", w.instances["phone"].state)
 			}
 			if took := time.Since(began); took > 5*time.Second || w.alone != 1 {

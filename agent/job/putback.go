@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+
+	"holdfast/agent/model"
 )
 
 // A put-back is a restore whose trees are there already: the content that an earlier job has
@@ -16,31 +18,31 @@ import (
 const asidePrefix = ".holdfast-kept-"
 
 // asideOf names where the tree that a job has replaced is kept: beside its volume.
-func asideOf(p Place, job string) string {
+func asideOf(p model.Place, job string) string {
 	return filepath.Join(filepath.Dir(p.Target), asidePrefix+job+"-"+p.Volume)
 }
 
 // PutBack begins a job that exchanges the volumes of an instance with its kept content: of the
 // job that has replaced it, or "" where there is only one. It returns when that is durable.
 // ErrNotFound, ErrAmbiguous, ErrState while it is being removed, and the errors of Accept.
-func (m *Manager) PutBack(instance, job string) (*Task, error) {
+func (m *Manager) PutBack(instance, job string) (*model.Task, error) {
 	s, err := m.findKept(instance, job)
 	if err != nil {
 		return nil, err
 	}
 	if s.Removing {
-		return nil, fmt.Errorf("the kept content of %q is being removed: %w", instance, ErrState)
+		return nil, fmt.Errorf("the kept content of %q is being removed: %w", instance, model.ErrState)
 	}
 	id, err := m.newID()
 	if err != nil {
 		return nil, err
 	}
-	return m.Accept(Request{Kind: KindRestore, ID: "put-back-" + id, Tenant: s.Tenant, Instances: []string{instance}, PutBack: s.Job})
+	return m.Accept(Request{Kind: model.KindRestore, ID: "put-back-" + id, Tenant: s.Tenant, Instances: []string{instance}, PutBack: s.Job})
 }
 
 // toPutBack decides a put-back: it exchanges all volumes, or fails with the reason.
-func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
-	no := func(doing string, err error) (State, change, error) {
+func (w *worker) toPutBack(ctx context.Context, j *model.Job) (model.State, change, error) {
+	no := func(doing string, err error) (model.State, change, error) {
 		return "", change{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	restorer := w.m.parts.Restorer
@@ -56,9 +58,9 @@ func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
 		return no("look at the instance", err)
 	}
 	switch {
-	case found == IsRunning || found == IsFrozen:
+	case found == model.IsRunning || found == model.IsFrozen:
 		return "", change{}, fmt.Errorf("the instance is %s; stop it, so that its volumes can be exchanged", found)
-	case found == IsUnknown && instance.Holds:
+	case found == model.IsUnknown && instance.Holds:
 		return "", change{}, errors.New("the runtime can't tell whether the instance runs; configure how its state is told")
 	}
 	s, err := w.m.journal.keptBy(j.Instance, j.PutBack)
@@ -86,16 +88,16 @@ func (w *worker) toPutBack(ctx context.Context, j *Job) (State, change, error) {
 	}
 	known := s.Known
 	known.Released = false // the operator wants this content to be the instance's again
-	r := &Restore{
-		Known: &known, Backup: s.Known.Backup, Seq: s.Known.Seq, Created: s.Known.Created, Vault: s.Known.Vault, Places: places, Result: &RestoreResult{},
+	r := &model.Restore{
+		Known: &known, Backup: s.Known.Backup, Seq: s.Known.Seq, Created: s.Known.Created, Vault: s.Known.Vault, Places: places, Result: &model.RestoreResult{},
 	}
-	return Placing, change{edit: func(j *Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
+	return model.Placing, change{edit: func(j *model.Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
 }
 
 // matchKept gives the places of a put-back, whose trees lie aside. It fails where the kept
 // content is not of the volumes that the configuration has, in their places, or is not there.
-func (w *worker) matchKept(s *Aside, planned []Place) ([]Place, error) {
-	places := make([]Place, 0, len(planned))
+func (w *worker) matchKept(s *model.Aside, planned []model.Place) ([]model.Place, error) {
+	places := make([]model.Place, 0, len(planned))
 	for _, p := range planned {
 		at := -1
 		for i, v := range s.Volumes {
@@ -122,7 +124,7 @@ func (w *worker) matchKept(s *Aside, planned []Place) ([]Place, error) {
 		} else if note != nil && note.Removing {
 			return nil, fmt.Errorf("volume %q: the note on the tree at %s says that its removal had begun, so the tree may not be whole; move by hand what is of use", p.Volume, lies)
 		}
-		places = append(places, Place{Volume: p.Volume, Target: kept.Target, Stage: lies, Holder: kept.Holder, Tree: kept.Old})
+		places = append(places, model.Place{Volume: p.Volume, Target: kept.Target, Stage: lies, Holder: kept.Holder, Tree: kept.Old})
 	}
 	if len(places) != len(s.Volumes) {
 		return nil, errors.New("a volume is kept that the configuration does not have any more; move the volumes by hand while the instance is stopped")

@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -15,14 +16,14 @@ type Origins interface {
 	// ByMarks returns the backup from which the content of all volumes came, by the marks on them
 	// and by a comparison; the zero Content where any volume leaves that open, and where known,
 	// the journal's knowledge, is as new. Tried has the newer ones of known.Tried.
-	ByMarks(ctx context.Context, instance, tenant string, known Content) (Content, error)
+	ByMarks(ctx context.Context, instance, tenant string, known model.Content) (model.Content, error)
 }
 
 // recallContent completes the journal before a backup, which names the journal's content as its
 // parent: after a journal was lost, or set back, the marks on the volumes know more. Without that
 // the backup would make a fork with the last backup of this very host. Where nothing tells the
 // content for sure, the journal stays as it is, and the fork is seen.
-func (w *worker) recallContent(ctx context.Context, j *Job) error {
+func (w *worker) recallContent(ctx context.Context, j *model.Job) error {
 	origins, ok := w.m.parts.Restorer.(Origins)
 	if !ok {
 		return nil
@@ -31,7 +32,7 @@ func (w *worker) recallContent(ctx context.Context, j *Job) error {
 	if err != nil {
 		return fmt.Errorf("read the journal: %w", err)
 	}
-	var found Content
+	var found model.Content
 	err = contain.Call(func() (err error) { found, err = origins.ByMarks(ctx, j.Instance, j.Tenant, known); return err })
 	switch {
 	case err != nil:
@@ -45,9 +46,9 @@ func (w *worker) recallContent(ctx context.Context, j *Job) error {
 
 // recallContent journals content that marks tell of, unless
 // the journal knows another backup by now.
-func (jr *Journal) recallContent(instance, before string, found Content) error {
+func (jr *Journal) recallContent(instance, before string, found model.Content) error {
 	return jr.update(func(tx *bbolt.Tx) error {
-		var c Content
+		var c model.Content
 		if _, err := get(tx, bucketContent, []byte(instance), &c); err != nil || c.Backup != before {
 			return err
 		}

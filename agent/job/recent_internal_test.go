@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // The last events stay, delivered or not; older events go, and the list says where it begins.
@@ -20,7 +22,7 @@ func TestRecentEventsAreBounded(t *testing.T) {
 	}
 	const extra = 10
 	err = jr.db.Update(func(tx *bbolt.Tx) error {
-		if err := put(tx, bucketJobs, []byte("j"), &Job{ID: "j", Tenant: "t"}); err != nil {
+		if err := put(tx, bucketJobs, []byte("j"), &model.Job{ID: "j", Tenant: "t"}); err != nil {
 			return err
 		}
 		for i := range keepRecent + extra {
@@ -28,7 +30,7 @@ func TestRecentEventsAreBounded(t *testing.T) {
 			if i%2 == 1 {
 				id = "forgotten"
 			}
-			if err := emit(tx, &Job{ID: id, Instance: "i"}, time.Unix(1, 0), func(*Job) (Event, error) { return Event{Type: EventStarted}, nil }); err != nil {
+			if err := emit(tx, &model.Job{ID: id, Instance: "i"}, time.Unix(1, 0), func(*model.Job) (model.Event, error) { return model.Event{Type: model.EventStarted}, nil }); err != nil {
 				return err
 			}
 		}

@@ -7,21 +7,13 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
-// Refused is a report that the control plane refused for good, or that an
-// operator gave up. It stays in the journal until an operator sends it again
-// or drops it, or until a release sends the report of that backup again.
-type Refused struct {
-	Event
-	Reason string    `json:"reason"` // who refused it, and why
-	Since  time.Time `json:"since"`  // when it was refused, UTC
-}
-
-func eachRefused(tx *bbolt.Tx, fn func(Refused) error) error {
+func eachRefused(tx *bbolt.Tx, fn func(model.Refused) error) error {
 	return tx.Bucket(bucketRefused).ForEach(func(k, v []byte) error {
-		var r Refused
+		var r model.Refused
 		if err := json.Unmarshal(v, &r); err != nil {
 			return fmt.Errorf("journal: decode refused event %x: %w", k, err)
 		}
@@ -30,9 +22,9 @@ func eachRefused(tx *bbolt.Tx, fn func(Refused) error) error {
 }
 
 // Refused returns the reports that the control plane refused, oldest first.
-func (jr *Journal) Refused() (all []Refused, err error) {
+func (jr *Journal) Refused() (all []model.Refused, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
-		return eachRefused(tx, func(r Refused) error { all = append(all, r); return nil })
+		return eachRefused(tx, func(r model.Refused) error { all = append(all, r); return nil })
 	})
 	return all, err
 }
@@ -65,8 +57,8 @@ func (jr *Journal) retryRefused(seq uint64, now time.Time) (m moved, err error) 
 			return nil
 		}
 		m = moved{job: held, from: held.State}
-		held.State, held.Cause = Reported, ""
-		held.enter(now, jr.Up())
+		held.State, held.Cause = model.Reported, ""
+		held.Enter(now, jr.Up())
 		return put(tx, bucketJobs, []byte(held.ID), held)
 	})
 	return m, err
@@ -80,7 +72,7 @@ func (jr *Journal) dropRefused(seq uint64) error {
 			return err
 		}
 		if held != nil {
-			return fmt.Errorf("drop report %d: instance %q is held for it; resume the instance first, or release it: %w", seq, r.Instance, ErrState)
+			return fmt.Errorf("drop report %d: instance %q is held for it; resume the instance first, or release it: %w", seq, r.Instance, model.ErrState)
 		}
 		return tx.Bucket(bucketRefused).Delete(outboxKey(seq))
 	})
@@ -88,27 +80,27 @@ func (jr *Journal) dropRefused(seq uint64) error {
 
 // refused returns a refused report, or ErrNotFound, and the job
 // that is held for it; nil where none is.
-func refused(tx *bbolt.Tx, seq uint64) (r Refused, held *Job, err error) {
+func refused(tx *bbolt.Tx, seq uint64) (r model.Refused, held *model.Job, err error) {
 	found, err := get(tx, bucketRefused, outboxKey(seq), &r)
 	if err != nil {
 		return r, nil, err
 	}
 	if !found {
-		return r, nil, fmt.Errorf("refused report %d: %w", seq, ErrNotFound)
+		return r, nil, fmt.Errorf("refused report %d: %w", seq, model.ErrNotFound)
 	}
 	id := tx.Bucket(bucketActive).Get([]byte(r.Instance))
 	if string(id) != r.Job {
 		return r, nil, nil
 	}
 	j, err := getJob(tx, r.Job)
-	if err != nil || j.State != Held || j.ReportSeq != seq {
+	if err != nil || j.State != model.Held || j.ReportSeq != seq {
 		return r, nil, err
 	}
 	return r, j, nil
 }
 
 // Refused returns the reports that the control plane refused, oldest first.
-func (m *Manager) Refused() ([]Refused, error) { return m.journal.Refused() }
+func (m *Manager) Refused() ([]model.Refused, error) { return m.journal.Refused() }
 
 // RetryRefused sends a refused report again, with the same id.
 // ErrNotFound when there is none of that number.
@@ -134,7 +126,7 @@ func (m *Manager) GiveUp(seq uint64) error {
 		return err
 	}
 	if !waits {
-		return fmt.Errorf("waiting report %d: %w", seq, ErrNotFound)
+		return fmt.Errorf("waiting report %d: %w", seq, model.ErrNotFound)
 	}
 	return m.settle(crashpoint.WriteHeld, []uint64{seq}, "an operator gave the report up, which was not acknowledged")
 }
@@ -148,7 +140,7 @@ func (jr *Journal) inOutbox(seq uint64) (is bool, err error) {
 }
 
 // Waiting returns the oldest undelivered event of each instance, oldest first.
-func (m *Manager) Waiting() ([]Event, error) { return m.journal.Heads(maxOutbox, nil) }
+func (m *Manager) Waiting() ([]model.Event, error) { return m.journal.Heads(maxOutbox, nil) }
 
 // tell tells everybody, and the job's worker, about a job that a transaction has moved.
 func (m *Manager) tell(one moved) {

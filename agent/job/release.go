@@ -8,10 +8,11 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
-type checkFunc = func(tx *bbolt.Tx, job *Job) error
+type checkFunc = func(tx *bbolt.Tx, job *model.Job) error
 
 // errMayNotRelease says that the journal does not have all that a power-down rests on.
 var errMayNotRelease = errors.New("the journal does not allow a release")
@@ -27,16 +28,16 @@ const (
 //
 // Invariant release-last: an instance is powered down only after its manifest is durable, was read
 // back and matches, the report was acknowledged, and all of that is in the journal.
-func mayRelease(tx *bbolt.Tx, j *Job) error {
+func mayRelease(tx *bbolt.Tx, j *model.Job) error {
 	no := func(why string) error { return fmt.Errorf("job %s: %s: %w", j.ID, why, errMayNotRelease) }
 	switch {
 	case j.IsRestore():
 		return no("it is a restore")
-	case j.State != Acknowledged && j.State != Releasing:
+	case j.State != model.Acknowledged && j.State != model.Releasing:
 		return no("it is " + string(j.State))
-	case j.Result.complete() != nil:
+	case j.Result.Complete() != nil:
 		return no("no verified backup is journalled")
-	case j.Entered[Stored].IsZero() || j.Entered[Reported].IsZero() || j.Entered[Acknowledged].IsZero():
+	case j.Entered[model.Stored].IsZero() || j.Entered[model.Reported].IsZero() || j.Entered[model.Acknowledged].IsZero():
 		return no("a state is missing on its way")
 	case j.ReportSeq == 0 || j.AcknowledgedAt.IsZero():
 		return no("the report was not acknowledged")
@@ -50,9 +51,9 @@ func mayRelease(tx *bbolt.Tx, j *Job) error {
 		return no("the instance was let go of since it was backed up")
 	case j.ResumeAsked:
 		return no("the instance is to run again")
-	case j.Policy != ReleaseByAgent && !j.ReleaseAsked:
+	case j.Policy != model.ReleaseByAgent && !j.ReleaseAsked:
 		return no("the control plane has not asked for it")
-	case !j.mayGoDown():
+	case !j.MayGoDown():
 		return no("the runtime can't tell whether the instance ran since it was backed up, and nobody has asked for the release")
 	}
 	return nil
@@ -64,7 +65,7 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 	if !w.proofHolds(max(w.m.opts.ProofAge, actTimeout)) {
 		return errUnproved
 	}
-	var held *Sight
+	var held *model.Sight
 	err := w.m.journal.db.View(func(tx *bbolt.Tx) error {
 		j, err := getJob(tx, w.id)
 		if err != nil {
@@ -73,7 +74,7 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 		if held = &j.Held; w.begun {
 			held.Work = "" // it is in part down, and has worked to get there
 		}
-		if j.State != Releasing {
+		if j.State != model.Releasing {
 			return fmt.Errorf("job %s: the intent is not journalled: %w", j.ID, errMayNotRelease)
 		}
 		return mayRelease(tx, j)
@@ -96,7 +97,7 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 // and the runtime restarted it), has newer bytes than the backup; it stays up, and the
 // job fails and says so. An instance that was frozen and is down without this agent's
 // doing was ended by a runtime that let it run for that, and may have newer bytes too.
-func (w *worker) release(hard context.Context, j *Job) error {
+func (w *worker) release(hard context.Context, j *model.Job) error {
 	ran, stale, up := "", false, false
 	err := w.persist(hard, j, "power the instance down", func(ctx context.Context) error {
 		instance, err := w.instance(j)
@@ -107,7 +108,7 @@ func (w *worker) release(hard context.Context, j *Job) error {
 		if ran = why; err != nil || why != "" {
 			return err
 		}
-		if down && w.stands(j, IsStopped) == "" && !w.proofHolds(max(w.m.opts.ProofAge, actTimeout)) {
+		if down && w.stands(j, model.IsStopped) == "" && !w.proofHolds(max(w.m.opts.ProofAge, actTimeout)) {
 			// it was found stopped, or this job stopped it: no
 			// power-down follows, which would ask for the proof
 			stale = true
@@ -125,7 +126,7 @@ func (w *worker) release(hard context.Context, j *Job) error {
 			if err != nil {
 				return err
 			}
-			if sight.State == IsFrozen || sight.State == IsRunning {
+			if sight.State == model.IsFrozen || sight.State == model.IsRunning {
 				return fmt.Errorf("the instance is still %s", sight.State)
 			}
 			w.down = true
@@ -144,9 +145,9 @@ func (w *worker) release(hard context.Context, j *Job) error {
 		if up = up && !w.begun; up {
 			w.mayBeDown = false
 		}
-		return w.write(j, Acknowledged, change{edit: func(j *Job) {
+		return w.write(j, model.Acknowledged, change{edit: func(j *model.Job) {
 			if up {
-				delete(j.Entered, Releasing)
+				delete(j.Entered, model.Releasing)
 			}
 		}})
 	}
@@ -156,9 +157,9 @@ func (w *worker) release(hard context.Context, j *Job) error {
 		return err
 	}
 	w.unclaim(hard, j)
-	return w.write(j, Released, change{
-		edit: func(j *Job) { j.let(w.m.opts.Now(), w.m.journal.Up()) },
-		emit: w.m.event(EventReleased),
+	return w.write(j, model.Released, change{
+		edit: func(j *model.Job) { j.EndHold(w.m.opts.Now(), w.m.journal.Up()) },
+		emit: w.m.event(model.EventReleased),
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // fakeRestorer restores the last count of an instance's backups. A
@@ -30,7 +31,7 @@ type disk struct {
 
 func (r fakeRestorer) target(instance, volume string) string { return "/" + instance + "/" + volume }
 
-func (r fakeRestorer) Look(_ context.Context, instance, _ string, known job.Content) ([]job.VolumeFacts, error) {
+func (r fakeRestorer) Look(_ context.Context, instance, _ string, known model.Content) ([]job.VolumeFacts, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
@@ -42,13 +43,13 @@ func (r fakeRestorer) Look(_ context.Context, instance, _ string, known job.Cont
 }
 
 // Mark puts the mark of a backup on the content at the places of an instance's volumes.
-func (r fakeRestorer) Mark(_ context.Context, of *job.Job, c job.Content) (map[string]bool, error) {
+func (r fakeRestorer) Mark(_ context.Context, of *model.Job, c model.Content) (map[string]bool, error) {
 	r.l.alive()
 	instance := of.Instance
 	w := r.l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if j := r.l.record(instance); j.State != job.Stored || j.Result.BackupID != c.Backup {
+	if j := r.l.record(instance); j.State != model.Stored || j.Result.BackupID != c.Backup {
 		w.fault("journal-first: %s is marked with %s while the journal says %s", instance, c.Backup, j.State)
 	}
 	if err := w.failing("mark", instance); err != nil {
@@ -57,46 +58,46 @@ func (r fakeRestorer) Mark(_ context.Context, of *job.Job, c job.Content) (map[s
 	return w.bear(instance, c), nil
 }
 
-func (r fakeRestorer) Backup(_ context.Context, instance, _, id string) (job.Content, error) {
+func (r fakeRestorer) Backup(_ context.Context, instance, _, id string) (model.Content, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
 	for i, n := range r.l.w.backups[instance] {
 		if fmt.Sprint("b", n) == id {
-			return job.Content{Backup: id, Seq: uint64(i + 1)}, nil
+			return model.Content{Backup: id, Seq: uint64(i + 1)}, nil
 		}
 	}
-	return job.Content{}, job.ErrNoBackup
+	return model.Content{}, job.ErrNoBackup
 }
 
-func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (job.Content, error) {
+func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (model.Content, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
 	b := r.l.w.backups[instance]
 	if len(b) == 0 {
-		return job.Content{}, job.ErrNoBackup
+		return model.Content{}, job.ErrNoBackup
 	}
 	// The clocks of the hosts that made them run backwards: nothing may depend on them.
-	return job.Content{Backup: fmt.Sprint("b", b[len(b)-1]), Seq: uint64(len(b)), Created: time.Unix(int64(1e6-len(b)), 0).UTC()}, nil
+	return model.Content{Backup: fmt.Sprint("b", b[len(b)-1]), Seq: uint64(len(b)), Created: time.Unix(int64(1e6-len(b)), 0).UTC()}, nil
 }
 
-func (r fakeRestorer) Plan(_ context.Context, instance, id string) ([]job.Place, error) {
-	var places []job.Place
+func (r fakeRestorer) Plan(_ context.Context, instance, id string) ([]model.Place, error) {
+	var places []model.Place
 	for _, v := range []string{"data", "media"} {
-		places = append(places, job.Place{Volume: v, Target: r.target(instance, v), Stage: r.target(instance, ".stage-"+v+"-"+id)})
+		places = append(places, model.Place{Volume: v, Target: r.target(instance, v), Stage: r.target(instance, ".stage-"+v+"-"+id)})
 	}
 	return places, nil
 }
 
-func (r fakeRestorer) Restore(ctx context.Context, q job.RestoreRequest) (*job.RestoreResult, []job.Place, error) {
+func (r fakeRestorer) Restore(ctx context.Context, q job.RestoreRequest) (*model.RestoreResult, []model.Place, error) {
 	places := slices.Clone(q.Places)
 	for i := range places {
 		p := &places[i]
 		r.l.alive()
 		w := r.l.w
 		w.mu.Lock()
-		if j := r.l.record(q.Instance); j.State != job.Restoring || !slices.Contains(j.Restore.Places, q.Places[i]) {
+		if j := r.l.record(q.Instance); j.State != model.Restoring || !slices.Contains(j.Restore.Places, q.Places[i]) {
 			w.fault("journal-first: restore to %s while the journal says %s", p.Stage, j.State)
 		}
 		if _, there := w.disks[p.Stage]; there {
@@ -104,7 +105,7 @@ func (r fakeRestorer) Restore(ctx context.Context, q job.RestoreRequest) (*job.R
 		}
 		w.disks[p.Stage] = disk{tree: "in parts"}
 		w.mu.Unlock()
-		q.Progress(job.Progress{BytesRestored: uint64(i), BytesTotal: 2})
+		q.Progress(model.Progress{BytesRestored: uint64(i), BytesTotal: 2})
 		if w.restore != nil {
 			if err := w.restore(ctx, i); err != nil {
 				return nil, nil, err
@@ -118,24 +119,24 @@ func (r fakeRestorer) Restore(ctx context.Context, q job.RestoreRequest) (*job.R
 		}
 		p.Tree = "tree of " + p.Stage
 		w.disks[p.Stage] = disk{tree: p.Tree, count: count}
-		w.bears[p.Tree] = bearing{job.Content{Backup: q.Backup, Seq: q.Seq}, count}
+		w.bears[p.Tree] = bearing{model.Content{Backup: q.Backup, Seq: q.Seq}, count}
 		w.mu.Unlock()
 	}
 	catalogues := map[string]string{}
 	for _, p := range places {
 		catalogues[p.Volume] = catalogueOf(p.Tree)
 	}
-	return &job.RestoreResult{Files: 1, Bytes: 2, Catalogues: catalogues}, places, nil
+	return &model.RestoreResult{Files: 1, Bytes: 2, Catalogues: catalogues}, places, nil
 }
 
-func (r fakeRestorer) Placed(p job.Place) (bool, error) {
+func (r fakeRestorer) Placed(p model.Place) (bool, error) {
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
 	return p.Tree != "" && r.l.w.disks[p.Target].tree == p.Tree, nil
 }
 
 // move exchanges the content of the stage and of the target. The lock is held.
-func (r fakeRestorer) move(p job.Place, allowed ...job.State) {
+func (r fakeRestorer) move(p model.Place, allowed ...model.State) {
 	w := r.l.w
 	instance := strings.Split(p.Target, "/")[1]
 	if j := r.l.record(instance); !slices.Contains(allowed, j.State) {
@@ -143,12 +144,12 @@ func (r fakeRestorer) move(p job.Place, allowed ...job.State) {
 	}
 	// An instance with another name than the configured
 	// one only the journal knows, if it ever held it.
-	if u := w.instances[instance]; (u.state == job.IsRunning || u.state == job.IsFrozen) && !u.renamed {
+	if u := w.instances[instance]; (u.state == model.IsRunning || u.state == model.IsFrozen) && !u.renamed {
 		s := u.state
 		w.fault("%s is moved while the instance is %s", p.Target, s)
 	}
 	at, had := w.disks[p.Stage], w.disks[p.Target]
-	if slices.Contains(allowed, job.Placing) && r.l.record(instance).PutBack == "" { // a put-back keeps the replaced content in turn
+	if slices.Contains(allowed, model.Placing) && r.l.record(instance).PutBack == "" { // a put-back keeps the replaced content in turn
 		w.replaced(instance, p.Target, had)
 	}
 	delete(w.disks, p.Stage)
@@ -161,7 +162,7 @@ func (r fakeRestorer) move(p job.Place, allowed ...job.State) {
 	}
 }
 
-func (r fakeRestorer) Put(p job.Place) error {
+func (r fakeRestorer) Put(p model.Place) error {
 	r.l.alive()
 	if in, _ := r.Placed(p); in {
 		return nil
@@ -171,22 +172,22 @@ func (r fakeRestorer) Put(p job.Place) error {
 	if r.l.w.stuck == p.Volume {
 		return errors.New("device or resource busy")
 	}
-	r.move(p, job.Placing)
+	r.move(p, model.Placing)
 	return nil
 }
 
-func (r fakeRestorer) Back(p job.Place) error {
+func (r fakeRestorer) Back(p model.Place) error {
 	r.l.alive()
 	if in, _ := r.Placed(p); !in {
 		return nil
 	}
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
-	r.move(p, job.Failing)
+	r.move(p, model.Failing)
 	return nil
 }
 
-func (r fakeRestorer) Discard(p job.Place) error {
+func (r fakeRestorer) Discard(p model.Place) error {
 	r.l.alive()
 	w := r.l.w
 	w.mu.Lock()
@@ -214,8 +215,8 @@ func (r fakeRestorer) Discard(p job.Place) error {
 		return nil
 	}
 	left, _ := r.l.m.Leftovers()
-	known := slices.ContainsFunc(left, func(l job.Leftover) bool { return l.Path() == p.Stage })
-	if j := r.l.record(strings.Split(p.Target, "/")[1]); !known && !slices.Contains([]job.State{job.Restoring, job.Restored, job.Failing, job.Suspending}, j.State) {
+	known := slices.ContainsFunc(left, func(l model.Leftover) bool { return l.Path() == p.Stage })
+	if j := r.l.record(strings.Split(p.Target, "/")[1]); !known && !slices.Contains([]model.State{model.Restoring, model.Restored, model.Failing, model.Suspending}, j.State) {
 		w.fault("journal-first: %s is removed while the journal says %s", p.Stage, j.State)
 	}
 	delete(w.disks, p.Stage)
@@ -229,7 +230,7 @@ type restoreWay struct {
 	prepare func(w *world)
 	drive   func(l *life, id string)
 	again   func(w *world)
-	end     job.State
+	end     model.State
 	cause   string // part of it
 	kept    int    // the count that is kept aside of both volumes; 0: nothing is
 	count   int    // that both volumes hold at the end; 0: they are not there
@@ -250,14 +251,14 @@ func had(count int) func(w *world) {
 }
 
 var restoreWays = []restoreWay{
-	{name: "to an empty host", end: job.Done, count: 7},
-	{name: "over what was there, and started", end: job.Done, count: 7, kept: 3, runs: true, prepare: had(3), opts: job.Options{StartRestored: true}},
+	{name: "to an empty host", end: model.Done, count: 7},
+	{name: "over what was there, and started", end: model.Done, count: 7, kept: 3, runs: true, prepare: had(3), opts: job.Options{StartRestored: true}},
 	{
-		name: "with bases, over what was there, and started", end: job.Done, count: 7, kept: 3, runs: true, prepare: had(3), bases: 2,
+		name: "with bases, over what was there, and started", end: model.Done, count: 7, kept: 3, runs: true, prepare: had(3), bases: 2,
 		opts: job.Options{StartRestored: true, Bases: job.Bases{Keep: true}},
 	},
 	{
-		name: "with bases, and written to at once", end: job.Done, count: 7, bases: 2, written: true,
+		name: "with bases, and written to at once", end: model.Done, count: 7, bases: 2, written: true,
 		opts: job.Options{Bases: job.Bases{Keep: true}}, again: func(w *world) {
 			for path, d := range w.disks {
 				if strings.HasPrefix(d.tree, "tree of") && !strings.Contains(path, ".stage-") {
@@ -267,7 +268,7 @@ var restoreWays = []restoreWay{
 		},
 	},
 	{
-		name: "with bases, of which none can be made", end: job.Done, count: 7, lacks: `make the base snapshot of volume "data": no room`,
+		name: "with bases, of which none can be made", end: model.Done, count: 7, lacks: `make the base snapshot of volume "data": no room`,
 		opts: job.Options{Bases: job.Bases{Keep: true}},
 		prepare: func(w *world) {
 			w.fail = func(act, _ string) error {
@@ -279,19 +280,19 @@ var restoreWays = []restoreWay{
 		},
 	},
 	{
-		name: "with bases, of which one can't be planned", end: job.Done, count: 7, bases: 1, lacks: "the storage of media is out of order",
+		name: "with bases, of which one can't be planned", end: model.Done, count: 7, bases: 1, lacks: "the storage of media is out of order",
 		opts: job.Options{Bases: job.Bases{Keep: true}}, prepare: func(w *world) { w.instances["phone"].pinned = true },
 	},
 	{
-		name: "with bases, and a volume can't be put into place", end: job.Failed, cause: "device or resource busy", count: 3,
+		name: "with bases, and a volume can't be put into place", end: model.Failed, cause: "device or resource busy", count: 3,
 		opts: job.Options{Bases: job.Bases{Keep: true}}, prepare: func(w *world) { had(3)(w); w.stuck = "media" },
 	},
 	{
-		name: "a volume can't be put into place", end: job.Failed, cause: "device or resource busy", count: 3,
+		name: "a volume can't be put into place", end: model.Failed, cause: "device or resource busy", count: 3,
 		prepare: func(w *world) { had(3)(w); w.stuck = "media" },
 	},
 	{
-		name: "the store fails in the middle", end: job.Failed, cause: "no such pack", count: 3,
+		name: "the store fails in the middle", end: model.Failed, cause: "no such pack", count: 3,
 		prepare: func(w *world) {
 			had(3)(w)
 			w.restore = func(_ context.Context, volume int) error {
@@ -303,14 +304,14 @@ var restoreWays = []restoreWay{
 		},
 	},
 	{
-		name: "put off by a shutdown", end: job.Done, count: 7,
+		name: "put off by a shutdown", end: model.Done, count: 7,
 		prepare: func(w *world) {
 			w.restore = func(ctx context.Context, _ int) error { <-ctx.Done(); return context.Cause(ctx) }
 		},
-		drive: func(l *life, id string) { l.until(id, job.Restoring); l.cancel(); <-l.ended },
+		drive: func(l *life, id string) { l.until(id, model.Restoring); l.cancel(); <-l.ended },
 		again: func(w *world) { w.restore = nil },
 	},
-	{name: "no backup", end: job.Failed, cause: "the vault has no backup", count: 3, prepare: func(w *world) { had(3)(w); w.backups = map[string][]int{} }},
+	{name: "no backup", end: model.Failed, cause: "the vault has no backup", count: 3, prepare: func(w *world) { had(3)(w); w.backups = map[string][]int{} }},
 }
 
 // runRestoreWay is runWay for a restore.
@@ -318,7 +319,7 @@ func runRestoreWay(t *testing.T, way restoreWay, crashAt int) []string {
 	var points []string
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{5, 7}
 		if way.prepare != nil {
 			way.prepare(w)
@@ -396,7 +397,7 @@ func runRestoreWay(t *testing.T, way restoreWay, crashAt int) []string {
 		if len(want) > 0 {
 			t.Errorf("missing on the host: %v", want)
 		}
-		if runs := w.instances["phone"].state == job.IsRunning; runs != way.runs {
+		if runs := w.instances["phone"].state == model.IsRunning; runs != way.runs {
 			t.Errorf("the instance is %s", w.instances["phone"].state)
 		}
 		checkRestoreEvents(t, w, j)
@@ -404,7 +405,7 @@ func runRestoreWay(t *testing.T, way restoreWay, crashAt int) []string {
 	return points
 }
 
-func checkRestoreEvents(t *testing.T, w *world, j *job.Job) {
+func checkRestoreEvents(t *testing.T, w *world, j *model.Job) {
 	t.Helper()
 	var kinds []string
 	var seq uint64
@@ -420,9 +421,9 @@ func checkRestoreEvents(t *testing.T, w *world, j *job.Job) {
 	}
 	want := "started completed"
 	switch {
-	case j.State == job.Failed && j.Restore == nil:
+	case j.State == model.Failed && j.Restore == nil:
 		want = "failed" // before anything was done
-	case j.State == job.Failed:
+	case j.State == model.Failed:
 		want = "started failed"
 	}
 	if got := strings.Join(kinds, " "); got != want {
@@ -430,8 +431,8 @@ func checkRestoreEvents(t *testing.T, w *world, j *job.Job) {
 	}
 }
 
-func (l *life) prepare(id string, instances ...string) (t *job.Task, err error) {
-	return l.send(job.Request{Kind: job.KindRestore, ID: id, Digest: [32]byte{9}, Tenant: "acme", Instances: instances})
+func (l *life) prepare(id string, instances ...string) (t *model.Task, err error) {
+	return l.send(job.Request{Kind: model.KindRestore, ID: id, Digest: [32]byte{9}, Tenant: "acme", Instances: instances})
 }
 
 // What prepare finds decides whether anything is restored at all.
@@ -440,71 +441,71 @@ func TestRestoreDecision(t *testing.T) {
 		name  string
 		opts  job.Options
 		set   func(t *testing.T, w *world, l *life)
-		state job.RuntimeState
+		state model.RuntimeState
 		ready bool
-		end   job.State
+		end   model.State
 		cause string
 		count int // of the volumes at the end
 	}{
 		{
-			name: "it runs on volumes that nobody knows", state: job.IsRunning, end: job.Failed, cause: "nothing tells", count: 9,
+			name: "it runs on volumes that nobody knows", state: model.IsRunning, end: model.Failed, cause: "nothing tells", count: 9,
 			set: func(_ *testing.T, w *world, _ *life) { had(9)(w) },
 		},
 		{
-			name: "it runs, and there is no backup", state: job.IsRunning, ready: true, end: job.Done, count: 9,
+			name: "it runs, and there is no backup", state: model.IsRunning, ready: true, end: model.Done, count: 9,
 			set: func(_ *testing.T, w *world, _ *life) { had(9)(w); w.backups["phone"] = nil },
 		},
 		{
-			name: "it runs on what was restored", state: job.IsRunning, ready: true, end: job.Done, count: 8,
+			name: "it runs on what was restored", state: model.IsRunning, ready: true, end: model.Done, count: 8,
 			set: func(t *testing.T, w *world, l *life) {
 				first, err := l.prepare("first", "phone")
-				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+				if err != nil || l.final(first.Jobs[0].Job).State != model.Done {
 					t.Fatal(err)
 				}
 				wrote(w, 8)
 			},
 		},
-		{name: "it runs without them", state: job.IsRunning, end: job.Failed, cause: "stop it"},
-		{name: "frozen by someone else", state: job.IsFrozen, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: job.Failed, cause: "not by this agent", count: 9},
-		{name: "not known to be stopped, with content", state: job.IsUnknown, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: job.Failed, cause: "can't tell", count: 9},
-		{name: "not known to be stopped, empty", state: job.IsUnknown, end: job.Done, count: 7},
-		{name: "missing", state: job.IsMissing, end: job.Done, count: 7},
-		{name: "missing, and to be started", opts: job.Options{StartRestored: true}, state: job.IsMissing, end: job.Failed, cause: "does not know the instance"},
+		{name: "it runs without them", state: model.IsRunning, end: model.Failed, cause: "stop it"},
+		{name: "frozen by someone else", state: model.IsFrozen, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: model.Failed, cause: "not by this agent", count: 9},
+		{name: "not known to be stopped, with content", state: model.IsUnknown, set: func(_ *testing.T, w *world, _ *life) { had(9)(w) }, end: model.Failed, cause: "can't tell", count: 9},
+		{name: "not known to be stopped, empty", state: model.IsUnknown, end: model.Done, count: 7},
+		{name: "missing", state: model.IsMissing, end: model.Done, count: 7},
+		{name: "missing, and to be started", opts: job.Options{StartRestored: true}, state: model.IsMissing, end: model.Failed, cause: "does not know the instance"},
 		{
-			name: "stopped since its restore: what it wrote meanwhile stays", state: job.IsStopped, ready: true, end: job.Done, count: 8,
+			name: "stopped since its restore: what it wrote meanwhile stays", state: model.IsStopped, ready: true, end: model.Done, count: 8,
 			set: func(t *testing.T, w *world, l *life) {
 				first, err := l.prepare("first", "phone")
-				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+				if err != nil || l.final(first.Jobs[0].Job).State != model.Done {
 					t.Fatal(err)
 				}
 				wrote(w, 8)
 			},
 		},
 		{
-			name: "a newer backup was made elsewhere", state: job.IsStopped, end: job.Done, count: 12,
+			name: "a newer backup was made elsewhere", state: model.IsStopped, end: model.Done, count: 12,
 			set: func(t *testing.T, w *world, l *life) {
 				first, err := l.prepare("first", "phone")
-				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+				if err != nil || l.final(first.Jobs[0].Job).State != model.Done {
 					t.Fatal(err)
 				}
 				w.backups["phone"] = append(w.backups["phone"], 12)
 			},
 		},
 		{
-			name: "the vault was rolled back", state: job.IsStopped, end: job.Failed, cause: "shows an older state", count: 7,
+			name: "the vault was rolled back", state: model.IsStopped, end: model.Failed, cause: "shows an older state", count: 7,
 			set: func(t *testing.T, w *world, l *life) {
 				first, err := l.prepare("first", "phone")
-				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+				if err != nil || l.final(first.Jobs[0].Job).State != model.Done {
 					t.Fatal(err)
 				}
 				w.backups["phone"] = []int{5}
 			},
 		},
 		{
-			name: "another host made a backup at the same time", state: job.IsStopped, end: job.Failed, cause: "does not continue", count: 7,
+			name: "another host made a backup at the same time", state: model.IsStopped, end: model.Failed, cause: "does not continue", count: 7,
 			set: func(t *testing.T, w *world, l *life) {
 				first, err := l.prepare("first", "phone")
-				if err != nil || l.final(first.Jobs[0].Job).State != job.Done {
+				if err != nil || l.final(first.Jobs[0].Job).State != model.Done {
 					t.Fatal(err)
 				}
 				w.backups["phone"] = []int{5, 12}
@@ -514,7 +515,7 @@ func TestRestoreDecision(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].state = job.IsStopped
+				w.instances["phone"].state = model.IsStopped
 				w.backups["phone"] = []int{5, 7}
 				l := w.start(-1, tt.opts)
 				if tt.set != nil {
@@ -546,7 +547,7 @@ func TestRestoreDecision(t *testing.T) {
 func TestBusyWithRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{7}
 		on := make(chan struct{})
 		w.restore = func(context.Context, int) error { <-on; return nil }
@@ -559,16 +560,16 @@ func TestBusyWithRestore(t *testing.T) {
 			func() error { _, err := l.prepare("two", "phone"); return err },
 			func() error { _, err := l.accept("three", "phone"); return err },
 		} {
-			var busy *job.BusyError
+			var busy *model.BusyError
 			if err := send(); !errors.As(err, &busy) || !slices.Equal(busy.Restoring, []string{"phone"}) {
 				t.Errorf("while it is restored: %v", err)
 			}
 		}
-		if _, err := l.send(job.Request{ID: "one", Digest: [32]byte{1}, Tenant: "acme", Instances: []string{"phone"}}); !errors.Is(err, job.ErrRequestReused) {
+		if _, err := l.send(job.Request{ID: "one", Digest: [32]byte{1}, Tenant: "acme", Instances: []string{"phone"}}); !errors.Is(err, model.ErrRequestReused) {
 			t.Errorf("a backup with the request id of the restore: %v", err)
 		}
 		close(on)
-		if j := l.final(task.Jobs[0].Job); j.State != job.Done {
+		if j := l.final(task.Jobs[0].Job); j.State != model.Done {
 			t.Errorf("%s: %s", j.State, j.Cause)
 		}
 		l.stop()
@@ -579,7 +580,7 @@ func TestBusyWithRestore(t *testing.T) {
 func TestCancelRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{7}
 		had(3)(w)
 		w.restore = func(ctx context.Context, _ int) error { <-ctx.Done(); return context.Cause(ctx) }
@@ -589,11 +590,11 @@ func TestCancelRestore(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := task.Jobs[0].Job
-		l.until(id, job.Restoring)
+		l.until(id, model.Restoring)
 		if err := l.m.Cancel(id); err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(id); j.State != job.Failed || !strings.Contains(j.Cause, "cancelled on request") {
+		if j := l.final(id); j.State != model.Failed || !strings.Contains(j.Cause, "cancelled on request") {
 			t.Errorf("%s: %s", j.State, j.Cause)
 		}
 		l.stop()

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // The journal forgets finished tasks by their age, and the oldest of them when
@@ -22,7 +24,7 @@ type finishedTask struct {
 const finishedSize = 4 + 8
 
 // putFinished notes that the task is over.
-func putFinished(tx *bbolt.Tx, t *Task, up time.Duration) error {
+func putFinished(tx *bbolt.Tx, t *model.Task, up time.Duration) error {
 	f := finishedTask{jobs: len(t.Jobs), bytes: int64(len(tx.Bucket(bucketTasks).Get([]byte(t.ID))))}
 	for _, ref := range t.Jobs {
 		f.bytes += int64(len(tx.Bucket(bucketJobs).Get([]byte(ref.Job))))
@@ -104,12 +106,12 @@ func (jr *Journal) prune(before time.Duration, keepJobs int, keepBytes int64) (n
 // waitingTasks are those with a report that was not delivered.
 func waitingTasks(tx *bbolt.Tx) (map[string]bool, error) {
 	waiting := map[string]bool{}
-	err := eachEvent(tx, func(e *Event) error { waiting[e.Task] = true; return nil })
+	err := eachEvent(tx, func(e *model.Event) error { waiting[e.Task] = true; return nil })
 	return waiting, err
 }
 
 func forget(tx *bbolt.Tx, id string) error {
-	var t Task
+	var t model.Task
 	if found, err := get(tx, bucketTasks, []byte(id), &t); err != nil || !found {
 		return err
 	}

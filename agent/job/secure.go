@@ -8,31 +8,32 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
 // secure does the next step from freezing to a stored backup. An error of
 // an act ends the job or puts it off; the returned error is the journal's.
-func (w *worker) secure(ctx context.Context, j *Job) error {
+func (w *worker) secure(ctx context.Context, j *model.Job) error {
 	doing, err := "begin", context.Cause(ctx)
-	var next State
+	var next model.State
 	var c change
 	if err == nil {
 		switch j.State {
-		case Precopying:
+		case model.Precopying:
 			doing = "pre-copy"
 			next, c, err = w.precopy(ctx, j)
-		case Freezing:
+		case model.Freezing:
 			doing = "hold the instance"
 			next, c, err = w.freeze(ctx, j)
-		case Frozen:
+		case model.Frozen:
 			doing = "plan the snapshots"
 			next, c, err = w.plan(ctx, j)
-		case Snapshotting:
+		case model.Snapshotting:
 			doing = "make a snapshot"
 			next, c, err = w.snapshot(ctx, j)
-		case Snapshotted:
-			next = Uploading
+		case model.Snapshotted:
+			next = model.Uploading
 		default:
 			doing = "back up"
 			next, c, err = w.upload(ctx, j)
@@ -49,14 +50,14 @@ func (w *worker) secure(ctx context.Context, j *Job) error {
 }
 
 // notCancelled keeps a job that was cancelled from being stored: once it is, it can't be undone.
-func notCancelled(_ *bbolt.Tx, j *Job) error {
+func notCancelled(_ *bbolt.Tx, j *model.Job) error {
 	if j.CancelAsked {
 		return errCancelled
 	}
 	return nil
 }
 
-func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
+func (w *worker) freeze(ctx context.Context, j *model.Job) (model.State, change, error) {
 	instance, err := w.instance(j)
 	if err != nil {
 		return "", change{}, err
@@ -65,12 +66,12 @@ func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
-	if sight.State != IsStopped || j.Found != IsStopped {
+	if sight.State != model.IsStopped || j.Found != model.IsStopped {
 		if err := w.mark(j); err != nil {
 			return "", change{}, err
 		}
 		hold := instance.Runtime.Freeze
-		if j.Mode == ModeStop {
+		if j.Mode == model.ModeStop {
 			hold = instance.Runtime.Stop
 		}
 		err := w.act(crashpoint.Freeze, func() error { return hold(ctx) })
@@ -81,10 +82,10 @@ func (w *worker) freeze(ctx context.Context, j *Job) (State, change, error) {
 	if sight, err = w.stillHeld(ctx, j, instance); err != nil {
 		return "", change{}, err
 	}
-	return Frozen, change{edit: func(j *Job) { j.Held = sight }}, nil
+	return model.Frozen, change{edit: func(j *model.Job) { j.Held = sight }}, nil
 }
 
-func (w *worker) plan(ctx context.Context, j *Job) (State, change, error) {
+func (w *worker) plan(ctx context.Context, j *model.Job) (model.State, change, error) {
 	instance, err := w.instance(j)
 	if err != nil {
 		return "", change{}, err
@@ -93,21 +94,21 @@ func (w *worker) plan(ctx context.Context, j *Job) (State, change, error) {
 	if err != nil {
 		return "", change{}, err
 	}
-	return Snapshotting, change{edit: func(j *Job) { j.Snapshots = planned }}, nil
+	return model.Snapshotting, change{edit: func(j *model.Job) { j.Snapshots = planned }}, nil
 }
 
-func (w *worker) snapshot(ctx context.Context, j *Job) (State, change, error) {
+func (w *worker) snapshot(ctx context.Context, j *model.Job) (model.State, change, error) {
 	made, err := w.makeSnapshots(ctx, j)
 	if err != nil {
 		return "", change{}, err
 	}
-	return Snapshotted, change{edit: func(j *Job) { j.Snapshots = made }}, nil
+	return model.Snapshotted, change{edit: func(j *model.Job) { j.Snapshots = made }}, nil
 }
 
 // makeSnapshots makes the snapshots that the journal names. Where one can't be
 // made, another way is taken, which is journalled before; a round of pre-copy goes
 // on without a volume of which there can be no snapshot while the instance runs.
-func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, err error) {
+func (w *worker) makeSnapshots(ctx context.Context, j *model.Job) (made []model.Snapshot, err error) {
 	instance, err := w.instance(j)
 	if err != nil {
 		return nil, err
@@ -122,10 +123,10 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, er
 		}
 		// An earlier life may have made it, in whole or in part; when
 		// it did is not known, so it goes.
-		var left []Leftover
+		var left []model.Leftover
 		err := instance.Snapshots.Remove(ctx, planned.Ref)
 		if err != nil {
-			left = append(left, w.leave(j, Leftover{Ref: planned.Ref}, err))
+			left = append(left, w.leave(j, model.Leftover{Ref: planned.Ref}, err))
 		} else {
 			err = w.act(crashpoint.Snapshot, func() error {
 				s, err := instance.Snapshots.Create(ctx, snapshotName(j), planned)
@@ -148,22 +149,22 @@ func (w *worker) makeSnapshots(ctx context.Context, j *Job) (made []Snapshot, er
 }
 
 // readInPlace tells whether a round of pre-copy reads the volume itself, and has no snapshot.
-func readInPlace(j *Job, s Snapshot) bool { return j.State == Precopying && !s.Live }
+func readInPlace(j *model.Job, s model.Snapshot) bool { return j.State == model.Precopying && !s.Live }
 
 // instead journals the snapshot that is made in the place of the i-th snapshot
 // of the job, or that none is. It returns the cause where there is no other
 // way. left names the possible remains of the snapshot that could not be made.
-func (w *worker) instead(ctx context.Context, j *Job, i int, instance Instance, cause error, left []Leftover) (*Job, error) {
+func (w *worker) instead(ctx context.Context, j *model.Job, i int, instance Instance, cause error, left []model.Leftover) (*model.Job, error) {
 	if ctx.Err() != nil {
 		return nil, cause
 	}
 	other, means, ok := instance.Snapshots.Instead(ctx, snapshotName(j), j.Snapshots[i], cause)
-	if !ok || j.Mode == ModeLive && !other.Live {
+	if !ok || j.Mode == model.ModeLive && !other.Live {
 		return nil, cause
 	}
-	skip := j.State == Precopying && !other.Live && !other.Warm
+	skip := j.State == model.Precopying && !other.Live && !other.Warm
 	w.m.parts.Observer.Lacked(j.Instance, j.ID, fmt.Sprintf("make the snapshot of volume %q as planned: %s", other.Name, means), cause)
-	next, _, err := w.m.journal.step(j.ID, "", w.m.opts.Now(), nil, change{left: left, edit: func(j *Job) {
+	next, _, err := w.m.journal.step(j.ID, "", w.m.opts.Now(), nil, change{left: left, edit: func(j *model.Job) {
 		if skip {
 			j.Snapshots = slices.Delete(j.Snapshots, i, i+1)
 		} else {
@@ -176,7 +177,7 @@ func (w *worker) instead(ctx context.Context, j *Job, i int, instance Instance, 
 	return next, nil
 }
 
-func (w *worker) upload(ctx context.Context, j *Job) (State, change, error) {
+func (w *worker) upload(ctx context.Context, j *model.Job) (model.State, change, error) {
 	working, stop := w.whileStoreAnswers(ctx, j)
 	result, err := w.engine(working, j, j.Snapshots, false)
 	stop()
@@ -186,14 +187,14 @@ func (w *worker) upload(ctx context.Context, j *Job) (State, change, error) {
 		}
 		return "", change{}, err
 	}
-	if err := result.complete(); err != nil {
+	if err := result.Complete(); err != nil {
 		return "", change{}, err
 	}
-	return Stored, change{edit: func(j *Job) { j.Result = result }}, nil
+	return model.Stored, change{edit: func(j *model.Job) { j.Result = result }}, nil
 }
 
 // engine runs the backup engine over snapshots that stand.
-func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, precopy bool) (result *Result, err error) {
+func (w *worker) engine(ctx context.Context, j *model.Job, snapshots []model.Snapshot, precopy bool) (result *model.Result, err error) {
 	packs, err := w.m.journal.packs(j.ID)
 	if err != nil {
 		return nil, err
@@ -204,7 +205,7 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 		PackIntent: func(pack string) error {
 			return w.act(crashpoint.WritePack, func() error { return w.m.journal.addPack(j.ID, pack) })
 		},
-		Progress: func(p Progress) { w.progressed(j, p) },
+		Progress: func(p model.Progress) { w.progressed(j, p) },
 	}
 	if !precopy {
 		r.Sent = w.ticket.leave // another job may have the turn while this one finishes
@@ -225,7 +226,7 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 		if !readInPlace(j, s) {
 			source.Taken, source.Ref, source.Mounted, source.Clock = s.Taken, s.Ref, s.Mounted, s.Clock
 		}
-		if i := slices.IndexFunc(bases, func(b Base) bool { return b.Volume == s.Name && b.Ref.Path != s.Ref.Path }); i >= 0 && s.Live {
+		if i := slices.IndexFunc(bases, func(b model.Base) bool { return b.Volume == s.Name && b.Ref.Path != s.Ref.Path }); i >= 0 && s.Live {
 			source.Base = &bases[i]
 		}
 		r.Sources = append(r.Sources, source)
@@ -235,12 +236,4 @@ func (w *worker) engine(ctx context.Context, j *Job, snapshots []Snapshot, preco
 		return err
 	})
 	return result, err
-}
-
-// complete tells whether the result says all that a release rests on.
-func (r *Result) complete() error {
-	if r == nil || r.BackupID == "" || r.Object == "" || r.ManifestSHA256 == "" || r.Verified.IsZero() {
-		return errors.New("the backup engine did not say that the manifest was stored and verified")
-	}
-	return nil
 }

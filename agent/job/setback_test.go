@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -61,7 +62,7 @@ func TestSetBackJournalRemovesNothing(t *testing.T) {
 func runSetBack(t *testing.T, crashAt int, stuck string, next setBackLife) (points []string) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone")
-		w.instances["phone"].state = job.IsStopped
+		w.instances["phone"].state = model.IsStopped
 		w.backups["phone"] = []int{5, 7}
 		w.stuck = stuck
 		had(3)(w)
@@ -166,7 +167,7 @@ func TestRemovalIsNotedFirst(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "phone")
-				w.instances["phone"].state = job.IsStopped
+				w.instances["phone"].state = model.IsStopped
 				w.backups["phone"] = []int{5, 7}
 				l := w.start(-1, job.Options{})
 				for _, step := range []asideStep{first7, released} {
@@ -193,7 +194,7 @@ func TestRemovalIsNotedFirst(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if j := l.final(task.Jobs[0].Job); j.State != job.Done {
+				if j := l.final(task.Jobs[0].Job); j.State != model.Done {
 					t.Fatalf("%s: %s", j.State, j.Cause)
 				}
 				left, err := l.m.Leftovers()
@@ -230,7 +231,7 @@ func TestOneBadTreeHidesNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "phone", "other")
 		for _, instance := range []string{"phone", "other"} {
-			w.instances[instance].state = job.IsStopped
+			w.instances[instance].state = model.IsStopped
 			w.backups[instance] = []int{7}
 		}
 		had(3)(w)
@@ -245,7 +246,7 @@ func TestOneBadTreeHidesNoOther(t *testing.T) {
 		}
 		w.mu.Lock()
 		w.disks["/other/.holdfast-kept-y-data"] = disk{tree: "hung", count: 2}
-		w.notes["hung"] = job.KeptNote{Instance: "other", Tenant: "acme", Job: "y", Volume: "data", Target: "/other/data"}
+		w.notes["hung"] = model.KeptNote{Instance: "other", Tenant: "acme", Job: "y", Volume: "data", Target: "/other/data"}
 		unreadable := errors.New("input/output error")
 		w.fail = func(act, _ string) error {
 			switch act {

@@ -5,50 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"holdfast/agent/model"
 )
-
-// Sight is one look at an instance. Two sights that are the same, both
-// with Proof, say that the instance did not execute between them.
-type Sight struct {
-	State RuntimeState `json:"state"`
-	// ID is the runtime's own identity of the instance, which outlives a
-	// change of its name and is never given twice; "" where there is none.
-	ID string `json:"id,omitempty"`
-	// Run is another text after each start of the instance; "" when the driver can't tell.
-	Run string `json:"run,omitempty"`
-	// Work is another text after each instruction that the instance has
-	// executed; "" when it is not frozen, and when the driver can't tell.
-	Work string `json:"work,omitempty"`
-	// Proof says that the driver can tell an instance that
-	// was left alone from an instance that ran in between.
-	Proof bool `json:"proof,omitempty"`
-	// Passing says that the runtime may forget the instance when it is powered down.
-	Passing bool `json:"passing,omitempty"`
-	// Killed says that the instance is stopped and did not end in its
-	// own way, as far as the driver can tell.
-	Killed bool `json:"killed,omitempty"`
-}
-
-// mayGoDown tells whether somebody has decided that the instance is powered down once its report
-// is acknowledged. Where the driver can't tell whether the instance ran since it was backed up,
-// the agent does not decide that by itself: somebody who knows has to ask for the release.
-func (j *Job) mayGoDown() bool {
-	return j.ReleaseAsked || j.Policy == ReleaseByAgent && !j.Unproven()
-}
-
-// Unproven tells whether the job's instance is held by a driver that can't tell whether it
-// ran since. An instance that nothing holds is none such: there is nothing to power down.
-func (j *Job) Unproven() bool {
-	return j.Hold && !j.HeldSince.IsZero() && !j.Held.Proof
-}
 
 // heldBy tells why the instance is not held by the job any more, or
 // has run since it was; empty when it is, and has not.
-func (w *worker) heldBy(j *Job, now Sight) string {
-	if j.Mode == ModeLive {
+func (w *worker) heldBy(j *model.Job, now model.Sight) string {
+	if j.Mode == model.ModeLive {
 		return "" // it never was, and is not released
 	}
-	if why := w.stands(j, now.State); why != "" || now.State == IsUnknown || j.Held.State == "" {
+	if why := w.stands(j, now.State); why != "" || now.State == model.IsUnknown || j.Held.State == "" {
 		return why
 	}
 	switch {
@@ -57,7 +24,7 @@ func (w *worker) heldBy(j *Job, now Sight) string {
 	case now.Run != j.Held.Run:
 		return fmt.Sprintf("the instance was started, or let run, by someone else after it was backed up, and may have written since (its run is %q, and was %q); "+
 			"it was not powered down", now.Run, j.Held.Run)
-	case now.State == IsFrozen && now.Work != j.Held.Work && !w.begun:
+	case now.State == model.IsFrozen && now.Work != j.Held.Work && !w.begun:
 		return fmt.Sprintf("someone else let the instance run and froze it again after it was backed up, and it may have written since (it has worked for %s, and had for %s); "+
 			"it was not powered down", now.Work, j.Held.Work)
 	}
@@ -65,13 +32,13 @@ func (w *worker) heldBy(j *Job, now Sight) string {
 }
 
 // stands is heldBy for the state alone.
-func (w *worker) stands(j *Job, state RuntimeState) string {
+func (w *worker) stands(j *model.Job, state model.RuntimeState) string {
 	switch {
-	case (state == IsFrozen && j.Mode != ModeStop || state == IsUnknown) && j.BootID == w.m.opts.BootID:
+	case (state == model.IsFrozen && j.Mode != model.ModeStop || state == model.IsUnknown) && j.BootID == w.m.opts.BootID:
 		return ""
-	case state == IsFrozen && j.Mode != ModeStop || state == IsUnknown:
+	case state == model.IsFrozen && j.Mode != model.ModeStop || state == model.IsUnknown:
 		return "the host was restarted since the instance was frozen"
-	case state == IsStopped && (j.Found == IsStopped || j.Mode == ModeStop):
+	case state == model.IsStopped && (j.Found == model.IsStopped || j.Mode == model.ModeStop):
 		return ""
 	}
 	return fmt.Sprintf("the instance is %s although this job holds it: someone else changed that, or the host was restarted; "+
@@ -79,11 +46,11 @@ func (w *worker) stands(j *Job, state RuntimeState) string {
 }
 
 // unheld looks at the instance and tells why it is not held by the job any more, or has run since.
-func (w *worker) unheld(ctx context.Context, j *Job, instance Instance) (now Sight, why string, err error) {
+func (w *worker) unheld(ctx context.Context, j *model.Job, instance Instance) (now model.Sight, why string, err error) {
 	if now, err = instance.Runtime.State(ctx); err != nil {
 		return now, "", err
 	}
-	if why = w.heldBy(j, now); why == "" || now.State != IsMissing || j.Identity == "" {
+	if why = w.heldBy(j, now); why == "" || now.State != model.IsMissing || j.Identity == "" {
 		return now, why, nil
 	}
 	why = fmt.Sprintf("the runtime knows the instance that was backed up (%s) no more: someone else removed it", j.Identity)
@@ -93,7 +60,7 @@ func (w *worker) unheld(ctx context.Context, j *Job, instance Instance) (now Sig
 	return now, why, nil
 }
 
-func (w *worker) stillHeld(ctx context.Context, j *Job, instance Instance) (Sight, error) {
+func (w *worker) stillHeld(ctx context.Context, j *model.Job, instance Instance) (model.Sight, error) {
 	now, why, err := w.unheld(ctx, j, instance)
 	if err == nil && why != "" {
 		err = errors.New(why)
@@ -104,7 +71,7 @@ func (w *worker) stillHeld(ctx context.Context, j *Job, instance Instance) (Sigh
 // ranMeanwhile tells that the instance has run, or is another, since it was held:
 // then the content that was read meanwhile may be of more than one moment, and
 // makes no backup. A runtime that does not answer is asked again before the report.
-func (w *worker) ranMeanwhile(ctx context.Context, j *Job) error {
+func (w *worker) ranMeanwhile(ctx context.Context, j *model.Job) error {
 	instance, err := w.instance(j)
 	if err != nil {
 		return err
@@ -116,7 +83,7 @@ func (w *worker) ranMeanwhile(ctx context.Context, j *Job) error {
 }
 
 // lost looks until the runtime answers, and tells why the instance is not held any more.
-func (w *worker) lost(hard context.Context, j *Job) (why string, err error) {
+func (w *worker) lost(hard context.Context, j *model.Job) (why string, err error) {
 	err = w.persist(hard, j, "look at the instance", func(ctx context.Context) error {
 		instance, err := w.instance(j)
 		if err != nil {
@@ -131,7 +98,7 @@ func (w *worker) lost(hard context.Context, j *Job) (why string, err error) {
 // downOrHeld looks at an instance that is being released: it is down by this
 // agent's doing, or was down all the time; or it is held as it was; or it has run
 // since, and why says so. That an instance seems to run is not believed at once.
-func (w *worker) downOrHeld(ctx context.Context, j *Job, instance Instance) (down bool, why string, err error) {
+func (w *worker) downOrHeld(ctx context.Context, j *model.Job, instance Instance) (down bool, why string, err error) {
 	for look := 1; ; look++ {
 		now, why, err := w.unheld(ctx, j, instance)
 		switch {
@@ -140,8 +107,8 @@ func (w *worker) downOrHeld(ctx context.Context, j *Job, instance Instance) (dow
 		case w.broughtDown(j, now):
 			return true, "", nil
 		case why == "":
-			return now.State == IsStopped, "", nil
-		case look == releaseLooks || !slices.Contains([]RuntimeState{IsRunning, IsStopped}, now.State):
+			return now.State == model.IsStopped, "", nil
+		case look == releaseLooks || !slices.Contains([]model.RuntimeState{model.IsRunning, model.IsStopped}, now.State):
 			return false, why, nil
 		}
 		if err := sleep(ctx, releaseLook); err != nil {
@@ -154,14 +121,14 @@ func (w *worker) downOrHeld(ctx context.Context, j *Job, instance Instance) (dow
 // even if the call returned an error: it is the same instance, was not started since
 // it was held, and was killed in the same boot of the host. An instance that is gone
 // counts only if its runtime forgets instances that are powered down.
-func (w *worker) broughtDown(j *Job, now Sight) bool {
+func (w *worker) broughtDown(j *model.Job, now model.Sight) bool {
 	if !w.mayBeDown || j.BootID != w.m.opts.BootID {
 		return false
 	}
 	switch now.State {
-	case IsMissing:
+	case model.IsMissing:
 		return j.Held.Passing || w.down
-	case IsStopped:
+	case model.IsStopped:
 		// A driver that has a word for the run of an instance need not have one when it is down.
 		return now.Killed && now.ID == j.Held.ID && (now.Run == j.Held.Run || now.Run == "")
 	}
@@ -170,7 +137,7 @@ func (w *worker) broughtDown(j *Job, now Sight) bool {
 
 // keepDown sees to it that an instance that is down stays down. It is a step
 // of its own, since the instance may be down by an act whose answer was lost.
-func (w *worker) keepDown(ctx context.Context, j *Job, instance Instance) error {
+func (w *worker) keepDown(ctx context.Context, j *model.Job, instance Instance) error {
 	err := instance.Runtime.KeepDown(ctx)
 	if errors.Is(err, ErrNoKeeping) {
 		w.m.parts.Observer.Lacked(j.Instance, j.ID, "keep the instance down", err)
@@ -182,9 +149,9 @@ func (w *worker) keepDown(ctx context.Context, j *Job, instance Instance) error 
 // user tells the state of the instance that uses the volumes which are to
 // be restored: the instance with the configured name, or else the instance
 // of the last job of this host, which may have another name by now.
-func (w *worker) user(ctx context.Context, j *Job, instance Instance) (RuntimeState, error) {
+func (w *worker) user(ctx context.Context, j *model.Job, instance Instance) (model.RuntimeState, error) {
 	sight, err := instance.Runtime.State(ctx)
-	if err != nil || sight.State != IsMissing {
+	if err != nil || sight.State != model.IsMissing {
 		return sight.State, err
 	}
 	_, latest, err := w.m.journal.ByInstance(j.Instance)
@@ -195,7 +162,7 @@ func (w *worker) user(ctx context.Context, j *Job, instance Instance) (RuntimeSt
 	if err != nil {
 		return "", err
 	}
-	for _, known := range []*Job{latest, last} {
+	for _, known := range []*model.Job{latest, last} {
 		if known == nil || known.Identity == "" {
 			continue
 		}
@@ -203,10 +170,10 @@ func (w *worker) user(ctx context.Context, j *Job, instance Instance) (RuntimeSt
 		if err != nil {
 			return "", err
 		}
-		if other.State == IsRunning || other.State == IsFrozen {
+		if other.State == model.IsRunning || other.State == model.IsFrozen {
 			return "", fmt.Errorf("it has another name than the one in the configuration by now (its identity is %s), and is %s: stop it, or give it its name back",
 				known.Identity, other.State)
 		}
 	}
-	return IsMissing, nil
+	return model.IsMissing, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -18,7 +19,7 @@ func (w *world) told(id string) (types []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, e := range w.events {
-		if e.Job == id && e.Type != job.EventProgress {
+		if e.Job == id && e.Type != model.EventProgress {
 			types = append(types, e.Type)
 		}
 	}
@@ -29,44 +30,44 @@ func (w *world) told(id string) (types []string) {
 // is not powered down on the strength of that backup, the job says why, and lets the instance go.
 func TestInstanceThatRanIsNotReleased(t *testing.T) {
 	for name, tt := range map[string]struct {
-		mode   job.Mode
-		before job.RuntimeState
+		mode   model.Mode
+		before model.RuntimeState
 		touch  func(p *phone)
 		why    string
-		after  job.RuntimeState
+		after  model.RuntimeState
 	}{
 		"made anew and frozen by its owner": {
-			touch: func(p *phone) { p.id++; p.starts(); p.state, p.owner = job.IsFrozen, true },
-			why:   "another one, phone-1, has its name, is frozen, and was left alone", after: job.IsFrozen,
+			touch: func(p *phone) { p.id++; p.starts(); p.state, p.owner = model.IsFrozen, true },
+			why:   "another one, phone-1, has its name, is frozen, and was left alone", after: model.IsFrozen,
 		},
 		"made anew": {
-			touch: func(p *phone) { p.id++; p.starts() }, why: "removed it", after: job.IsRunning,
+			touch: func(p *phone) { p.id++; p.starts() }, why: "removed it", after: model.IsRunning,
 		},
 		"removed": {
-			touch: func(p *phone) { p.id, p.renamed, p.owner = p.id+1, true, true }, why: "someone else removed it", after: job.IsFrozen,
+			touch: func(p *phone) { p.id, p.renamed, p.owner = p.id+1, true, true }, why: "someone else removed it", after: model.IsFrozen,
 		},
-		"let run and frozen again": {touch: (*phone).runs, why: "let the instance run and froze it again", after: job.IsRunning},
+		"let run and frozen again": {touch: (*phone).runs, why: "let the instance run and froze it again", after: model.IsRunning},
 		"started again and frozen": {
-			touch: func(p *phone) { p.starts(); p.state = job.IsFrozen }, why: "was started, or let run, by someone else", after: job.IsRunning,
+			touch: func(p *phone) { p.starts(); p.state = model.IsFrozen }, why: "was started, or let run, by someone else", after: model.IsRunning,
 		},
-		"let run":               {touch: func(p *phone) { p.state = job.IsRunning; p.runs() }, why: "is running", after: job.IsRunning},
-		"let run until it ends": {touch: func(p *phone) { p.runs(); p.state = job.IsStopped }, why: "is stopped", after: job.IsStopped},
+		"let run":               {touch: func(p *phone) { p.state = model.IsRunning; p.runs() }, why: "is running", after: model.IsRunning},
+		"let run until it ends": {touch: func(p *phone) { p.runs(); p.state = model.IsStopped }, why: "is stopped", after: model.IsStopped},
 		"let run and killed": {
-			touch: func(p *phone) { p.runs(); p.state, p.by = job.IsStopped, "power-down" }, why: "is stopped", after: job.IsStopped,
+			touch: func(p *phone) { p.runs(); p.state, p.by = model.IsStopped, "power-down" }, why: "is stopped", after: model.IsStopped,
 		},
 		"stopped, and started and stopped": {
-			before: job.IsStopped, touch: func(p *phone) { p.starts(); p.state = job.IsStopped }, why: "was started", after: job.IsStopped,
+			before: model.IsStopped, touch: func(p *phone) { p.starts(); p.state = model.IsStopped }, why: "was started", after: model.IsStopped,
 		},
 		"stopped, and started and frozen": {
-			before: job.IsStopped, touch: func(p *phone) { p.starts(); p.state, p.owner = job.IsFrozen, true }, why: "was started", after: job.IsFrozen,
+			before: model.IsStopped, touch: func(p *phone) { p.starts(); p.state, p.owner = model.IsFrozen, true }, why: "was started", after: model.IsFrozen,
 		},
 		"stopped by the job, and started and stopped": {
-			mode: job.ModeStop, touch: func(p *phone) { p.starts(); p.state = job.IsStopped }, why: "was started", after: job.IsRunning,
+			mode: model.ModeStop, touch: func(p *phone) { p.starts(); p.state = model.IsStopped }, why: "was started", after: model.IsRunning,
 		},
 	} {
 		// The look comes before the report, before the power-down, and
 		// inside of it; and all of that in another life.
-		for _, when := range []job.State{job.Stored, job.Acknowledged, job.Releasing, "another life"} {
+		for _, when := range []model.State{model.Stored, model.Acknowledged, model.Releasing, "another life"} {
 			t.Run(name+", "+string(when), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t, "phone")
@@ -77,7 +78,7 @@ func TestInstanceThatRanIsNotReleased(t *testing.T) {
 					}
 					touched := false
 					w.fail = func(act, _ string) error {
-						now := act == "sign" && when == job.Stored || act == "power-down" && when == job.Releasing
+						now := act == "sign" && when == model.Stored || act == "power-down" && when == model.Releasing
 						if now && !touched {
 							touched = true
 							// within the power-down: after the job's look, before the driver's look
@@ -88,14 +89,14 @@ func TestInstanceThatRanIsNotReleased(t *testing.T) {
 						}
 						return nil
 					}
-					if when == job.Acknowledged || when == "another life" || tt.before == job.IsStopped || tt.mode == job.ModeStop {
-						p.policy = job.ReleaseByControlPlane // it waits, so that it can be touched
+					if when == model.Acknowledged || when == "another life" || tt.before == model.IsStopped || tt.mode == model.ModeStop {
+						p.policy = model.ReleaseByControlPlane // it waits, so that it can be touched
 					}
 					l := w.start(-1, job.Options{})
 					id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-					if p.policy == job.ReleaseByControlPlane {
-						if !touched || when != job.Stored {
-							l.until(id, job.Acknowledged)
+					if p.policy == model.ReleaseByControlPlane {
+						if !touched || when != model.Stored {
+							l.until(id, model.Acknowledged)
 						}
 						if when == "another life" {
 							l.kill()
@@ -107,20 +108,20 @@ func TestInstanceThatRanIsNotReleased(t *testing.T) {
 						if when == "another life" {
 							l = w.start(-1, job.Options{})
 						}
-						if err := l.m.Release("phone"); err != nil && when != job.Stored {
+						if err := l.m.Release("phone"); err != nil && when != model.Stored {
 							t.Fatal(err)
 						}
 					}
 					j := l.final(id)
 					time.Sleep(time.Minute)
 					l.stop()
-					if j.State != job.Failed || !strings.Contains(j.Cause, tt.why) {
+					if j.State != model.Failed || !strings.Contains(j.Cause, tt.why) {
 						t.Errorf("%s: %s", j.State, j.Cause)
 					}
 					if p.state != tt.after || p.downs != 0 {
 						t.Errorf("the instance is %s, was powered down %d times", p.state, p.downs)
 					}
-					if told := w.told(id); told[len(told)-1] != job.EventFailed || slices.Contains(told, job.EventReleased) {
+					if told := w.told(id); told[len(told)-1] != model.EventFailed || slices.Contains(told, model.EventReleased) {
 						t.Errorf("told: %v", told)
 					}
 					if len(w.faults) > 0 || len(w.marks) > 0 || len(w.snaps) > 0 {
@@ -139,23 +140,23 @@ func TestRenamedInstanceIsKnownByItsIdentity(t *testing.T) {
 		"release": func(l *life) error { return l.m.Release("phone") },
 		"resume":  func(l *life) error { return l.m.Resume("phone") },
 	} {
-		for _, mode := range []job.Mode{job.ModeFrozen, job.ModeStop} {
+		for _, mode := range []model.Mode{model.ModeFrozen, model.ModeStop} {
 			t.Run(name+" "+string(mode), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t, "phone")
 					p := w.instances["phone"]
-					p.policy, p.mode = job.ReleaseByControlPlane, mode
+					p.policy, p.mode = model.ReleaseByControlPlane, mode
 					l := w.start(-1, job.Options{})
 					id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-					l.until(id, job.Acknowledged)
+					l.until(id, model.Acknowledged)
 					p.renamed = true
 					if err := ask(l); err != nil {
 						t.Fatal(err)
 					}
 					j := l.final(id)
 					l.stop()
-					want := map[string]job.RuntimeState{"release": job.IsStopped, "resume": job.IsRunning}[name]
-					if j.State != job.Done || p.state != want || len(w.faults) > 0 || len(w.marks) > 0 {
+					want := map[string]model.RuntimeState{"release": model.IsStopped, "resume": model.IsRunning}[name]
+					if j.State != model.Done || p.state != want || len(w.faults) > 0 || len(w.marks) > 0 {
 						t.Errorf("%s (%s), the instance is %s, %v, notes %v", j.State, j.Cause, p.state, w.faults, w.marks)
 					}
 				})
@@ -176,7 +177,7 @@ func TestRenamedInstanceIsKnownByItsIdentity(t *testing.T) {
 			l := w.start(-1, job.Options{})
 			j := l.final(mustAccept(t, l, "r", "phone").Jobs[0].Job)
 			l.stop()
-			if j.State != job.Failed || p.state != job.IsRunning || len(w.faults) > 0 {
+			if j.State != model.Failed || p.state != model.IsRunning || len(w.faults) > 0 {
 				t.Errorf("%s (%s), the instance is %s, %v", j.State, j.Cause, p.state, w.faults)
 			}
 		})
@@ -192,13 +193,13 @@ func TestRestoreLeavesARenamedInstanceAlone(t *testing.T) {
 		l.final(mustAccept(t, l, "backup", "phone").Jobs[0].Job)
 		p.starts()
 		p.renamed = true
-		task, err := l.send(job.Request{ID: "restore", Kind: job.KindRestore, Tenant: "acme", Instances: []string{"phone"}})
+		task, err := l.send(job.Request{ID: "restore", Kind: model.KindRestore, Tenant: "acme", Instances: []string{"phone"}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		j := l.final(task.Jobs[0].Job)
 		l.stop()
-		if j.State != job.Failed || !strings.Contains(j.Cause, "it has another name") || !strings.Contains(j.Cause, p.identity()) {
+		if j.State != model.Failed || !strings.Contains(j.Cause, "it has another name") || !strings.Contains(j.Cause, p.identity()) {
 			t.Errorf("%s (%s)", j.State, j.Cause)
 		}
 	})
@@ -238,7 +239,7 @@ func TestPowerDownThatReturnsAnError(t *testing.T) {
 			j := l.final(id)
 			time.Sleep(time.Minute)
 			l.stop()
-			if told := w.told(id); j.State != job.Done || told[len(told)-1] != job.EventReleased || p.state != job.IsStopped || p.downs != 1 || kept != 4 {
+			if told := w.told(id); j.State != model.Done || told[len(told)-1] != model.EventReleased || p.state != model.IsStopped || p.downs != 1 || kept != 4 {
 				t.Errorf("%s (%s), told %v, the instance is %s, powered down %d times, kept down %d times", j.State, j.Cause, told, p.state, p.downs, kept)
 			}
 			for _, f := range w.faults {
@@ -263,7 +264,7 @@ func TestEngineThatCannotKeepAnInstanceDown(t *testing.T) {
 		j := l.final(id)
 		time.Sleep(time.Minute)
 		l.stop()
-		if told := w.told(id); j.State != job.Done || !slices.Contains(told, job.EventReleased) || !slices.ContainsFunc(w.lacked, func(s string) bool { return strings.Contains(s, "keep the instance down") }) {
+		if told := w.told(id); j.State != model.Done || !slices.Contains(told, model.EventReleased) || !slices.ContainsFunc(w.lacked, func(s string) bool { return strings.Contains(s, "keep the instance down") }) {
 			t.Errorf("%s (%s), told %v, went on without %v", j.State, j.Cause, told, w.lacked)
 		}
 	})
@@ -281,11 +282,11 @@ func TestEndedByItsOwnerWhileTheAgentWasAway(t *testing.T) {
 		<-l.dead
 		l.stop()
 		p.runs()
-		p.state = job.IsStopped
+		p.state = model.IsStopped
 		l = w.start(-1, job.Options{})
 		j := l.final(id)
 		l.stop()
-		if j.State != job.Failed || !strings.Contains(j.Cause, "not powered down by this agent") || len(w.faults) > 0 {
+		if j.State != model.Failed || !strings.Contains(j.Cause, "not powered down by this agent") || len(w.faults) > 0 {
 			t.Errorf("%s (%s), %v", j.State, j.Cause, w.faults)
 		}
 	})
@@ -300,10 +301,10 @@ func TestReleaseWithoutProofIsAskedFor(t *testing.T) {
 		p.blind = true
 		l := w.start(-1, job.Options{})
 		id := mustAccept(t, l, "r", "phone").Jobs[0].Job
-		l.until(id, job.Acknowledged)
+		l.until(id, model.Acknowledged)
 		for range 2 {
 			time.Sleep(24 * time.Hour)
-			if j, err := l.j.Job(id); err != nil || j.State != job.Acknowledged || !j.Unproven() || p.state != job.IsFrozen {
+			if j, err := l.j.Job(id); err != nil || j.State != model.Acknowledged || !j.Unproven() || p.state != model.IsFrozen {
 				t.Fatalf("%+v, %v; the instance is %s", j, err, p.state)
 			}
 			l.stop()
@@ -312,7 +313,7 @@ func TestReleaseWithoutProofIsAskedFor(t *testing.T) {
 		if err := l.m.Release("phone"); err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(id); j.State != job.Done || p.downs != 1 {
+		if j := l.final(id); j.State != model.Done || p.downs != 1 {
 			t.Errorf("%s (%s), powered down %d times", j.State, j.Cause, p.downs)
 		}
 		l.stop()
@@ -335,7 +336,7 @@ func TestNothingIsStoredOfAnInstanceThatRan(t *testing.T) {
 		l := w.start(-1, job.Options{})
 		j := l.final(mustAccept(t, l, "r", "phone").Jobs[0].Job)
 		l.stop()
-		if j.State != job.Failed || !strings.Contains(j.Cause, "let the instance run and froze it again") || len(w.backups["phone"]) != 0 || p.state != job.IsRunning {
+		if j.State != model.Failed || !strings.Contains(j.Cause, "let the instance run and froze it again") || len(w.backups["phone"]) != 0 || p.state != model.IsRunning {
 			t.Errorf("%s (%s), the instance is %s, backups %v", j.State, j.Cause, p.state, w.backups)
 		}
 		for _, f := range w.faults {
@@ -356,9 +357,9 @@ func TestEndedByItsOwnerWhileTheStoreIsAway(t *testing.T) {
 			id := mustAccept(t, l, "r", "phone").Jobs[0].Job
 			<-l.dead
 			l.stop()
-			w.present = func(context.Context, *job.Job) error { return errors.New("no answer") }
+			w.present = func(context.Context, *model.Job) error { return errors.New("no answer") }
 			l = w.start(-1, job.Options{})
-			l.until(id, job.Acknowledged)
+			l.until(id, model.Acknowledged)
 			time.Sleep(time.Minute)
 			if restarts {
 				l.stop()
@@ -367,13 +368,13 @@ func TestEndedByItsOwnerWhileTheStoreIsAway(t *testing.T) {
 			}
 			w.mu.Lock()
 			p.runs()
-			p.state, p.by = job.IsStopped, "power-down" // killed, as by the agent
+			p.state, p.by = model.IsStopped, "power-down" // killed, as by the agent
 			w.present = nil
 			w.mu.Unlock()
 			j := l.final(id)
 			time.Sleep(time.Minute)
 			l.stop()
-			if j.State != job.Failed || slices.Contains(w.told(id), job.EventReleased) {
+			if j.State != model.Failed || slices.Contains(w.told(id), model.EventReleased) {
 				t.Errorf("restarted %v: %s (%s)", restarts, j.State, j.Cause)
 			}
 		})

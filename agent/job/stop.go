@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"holdfast/agent/model"
 )
 
 // A stop has one deadline. After the end of its context Run gives jobs at work Options.DrainTimeout
@@ -52,7 +54,7 @@ func acting(ctx context.Context, limit time.Duration) (context.Context, context.
 // fruitless counts how often in a row the job was put off, this time included, without
 // anything new of it in the store; packs is how many packs the journal names. The progress
 // tells the packs that this life has sent, and the journal the packs of earlier lives.
-func (w *worker) fruitless(j *Job) (packs, n int, err error) {
+func (w *worker) fruitless(j *model.Job) (packs, n int, err error) {
 	named, err := w.m.journal.packs(j.ID)
 	if err != nil {
 		return 0, 0, err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // untilDone waits for the end of a context, as a store or an engine that hangs does.
@@ -28,7 +29,7 @@ func TestStopHasOneDeadline(t *testing.T) {
 		l := w.start(-1, opts)
 		task := mustAccept(t, l, "r", names...)
 		for _, ref := range task.Jobs {
-			l.until(ref.Job, job.Uploading)
+			l.until(ref.Job, model.Uploading)
 		}
 		clear(w.kept) // Over comes in the next life
 		began := time.Now()
@@ -39,7 +40,7 @@ func TestStopHasOneDeadline(t *testing.T) {
 		w.backup, w.wait = nil, nil
 		l = w.start(-1, opts)
 		for _, ref := range task.Jobs {
-			if j := l.final(ref.Job); j.State != job.Done {
+			if j := l.final(ref.Job); j.State != model.Done {
 				t.Errorf("%s: %s (%s)", j.Instance, j.State, j.Cause)
 			}
 		}
@@ -70,7 +71,7 @@ func TestRestartsWithProgress(t *testing.T) {
 				restarts := 0
 				for ; restarts < 12; restarts++ {
 					for range 1000 {
-						if j, err := l.j.Job(id); err == nil && (j.State == job.Uploading || j.State.Final()) {
+						if j, err := l.j.Job(id); err == nil && (j.State == model.Uploading || j.State.Final()) {
 							break
 						}
 						time.Sleep(time.Second)
@@ -83,7 +84,7 @@ func TestRestartsWithProgress(t *testing.T) {
 						l.kill()
 						// somebody lets it run meanwhile, so the job can't go on where it was
 						w.mu.Lock()
-						w.instances["a"].state = job.IsRunning
+						w.instances["a"].state = model.IsRunning
 						w.mu.Unlock()
 					}
 					l.stop()
@@ -96,10 +97,10 @@ func TestRestartsWithProgress(t *testing.T) {
 				l.stop()
 				l = w.start(-1, opts)
 				j := l.final(id)
-				if progress && (restarts < 12 || j.State != job.Done) {
+				if progress && (restarts < 12 || j.State != model.Done) {
 					t.Errorf("orderly %v, with progress: after %d restarts it is %s (%s)", orderly, restarts, j.State, j.Cause)
 				}
-				if orderly && !progress && (restarts != 5 || j.State != job.Failed) {
+				if orderly && !progress && (restarts != 5 || j.State != model.Failed) {
 					t.Errorf("orderly %v, without progress: after %d restarts it is %s (%s)", orderly, restarts, j.State, j.Cause)
 				}
 				l.stop()
@@ -112,10 +113,10 @@ func TestRestartsWithProgress(t *testing.T) {
 // held for work under way, begins nothing, sees jobs with a stored backup
 // to their end, and ends by itself. The next life goes on with what waits.
 func TestRecoverOnly(t *testing.T) {
-	for _, crash := range []job.State{job.Frozen, job.Uploading, job.Failing, job.Suspending, job.Reported, job.Resuming, job.Releasing} {
+	for _, crash := range []model.State{model.Frozen, model.Uploading, model.Failing, model.Suspending, model.Reported, model.Resuming, model.Releasing} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, "a", "b", "c")
-			w.instances["a"].mode = job.ModeFrozen
+			w.instances["a"].mode = model.ModeFrozen
 			w.backup = func(ctx context.Context, _ job.BackupRequest) error {
 				select {
 				case <-time.After(time.Minute):
@@ -124,8 +125,8 @@ func TestRecoverOnly(t *testing.T) {
 					return context.Cause(ctx)
 				}
 			}
-			w.answer = func(e job.Event) (string, error) {
-				if e.Type == job.EventCompleted && (e.Instance == "b" || crash == job.Resuming) || crash == job.Reported {
+			w.answer = func(e model.Event) (string, error) {
+				if e.Type == model.EventCompleted && (e.Instance == "b" || crash == model.Resuming) || crash == model.Reported {
 					return "", errors.New("no answer")
 				}
 				return "", nil
@@ -133,23 +134,23 @@ func TestRecoverOnly(t *testing.T) {
 			opts := job.Options{Jobs: 1}
 			l := w.start(-1, opts)
 			held := mustAccept(t, l, "b", "b").Jobs[0].Job
-			l.until(held, job.Reported)
+			l.until(held, model.Reported)
 			l.dieAt("job.write-" + string(crash) + ".after")
 			both := mustAccept(t, l, "a", "a", "c").Jobs // at once: the job of a may be the end of the life
 			id, waits := both[0].Job, both[1].Job
 			switch crash {
-			case job.Failing:
-				l.until(id, job.Uploading)
+			case model.Failing:
+				l.until(id, model.Uploading)
 				_ = l.m.Cancel(id)
-			case job.Resuming:
+			case model.Resuming:
 				for range 1000 { // it may be stored or reported by then
 					if l.m.Resume("a") == nil || l.isDead() {
 						break
 					}
 					time.Sleep(time.Second)
 				}
-			case job.Suspending:
-				l.until(id, job.Uploading)
+			case model.Suspending:
+				l.until(id, model.Uploading)
 				l.cancel()
 			}
 			for range 1000 {
@@ -176,7 +177,7 @@ func TestRecoverOnly(t *testing.T) {
 				}
 				unfinished := 0
 				for _, j := range active {
-					if j.State != job.Accepted {
+					if j.State != model.Accepted {
 						unfinished++
 					}
 				}
@@ -188,21 +189,21 @@ func TestRecoverOnly(t *testing.T) {
 			synctest.Wait()
 			w.mu.Lock()
 			for n, p := range w.instances {
-				if p.state == job.IsFrozen {
+				if p.state == model.IsFrozen {
 					t.Errorf("%s: %s is left frozen", crash, n)
 				}
 			}
 			w.mu.Unlock()
-			if j, err := l.j.Job(waits); err != nil || j.State != job.Accepted {
+			if j, err := l.j.Job(waits); err != nil || j.State != model.Accepted {
 				t.Errorf("%s: the job that waits: %+v, %v", crash, j, err)
 			}
-			if j, err := l.j.Job(held); err != nil || j.State != job.Done {
+			if j, err := l.j.Job(held); err != nil || j.State != model.Done {
 				t.Errorf("%s: the job with a stored backup: %+v, %v", crash, j, err)
 			}
 			l.stop()
 			l = w.start(-1, opts)
 			l.final(waits)
-			if j := l.final(id); j.State != job.Done && crash != job.Failing {
+			if j := l.final(id); j.State != model.Done && crash != model.Failing {
 				t.Errorf("%s: %s (%s)", crash, j.State, j.Cause)
 			}
 			l.stop()
@@ -226,12 +227,12 @@ func TestResumeWithoutKey(t *testing.T) {
 		}
 		l := w.start(-1, job.Options{})
 		id := mustAccept(t, l, "r", "a").Jobs[0].Job
-		l.until(id, job.Stored)
+		l.until(id, model.Stored)
 		time.Sleep(time.Hour)
 		if err := l.m.Resume("a"); err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(id); j.State != job.Done || w.instances["a"].state != job.IsRunning {
+		if j := l.final(id); j.State != model.Done || w.instances["a"].state != model.IsRunning {
 			t.Errorf("%s (%s), the instance is %s", j.State, j.Cause, w.instances["a"].state)
 		}
 		l.stop()

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -50,10 +51,10 @@ const (
 // state, so a job whose instance ran begins anew, whichever snapshots stand; its
 // stored packs are found again. A stop is another matter: each stop ends the programs
 // of the instance. And where nobody waits for the instance, it may stay as it is.
-func (j *Job) mayWait() bool { return j.standsStill() && j.Mode != ModeStop }
+func mayWait(j *model.Job) bool { return j.StandsStill() && j.Mode != model.ModeStop }
 
 // restForStore lets an instance run for a while that was let go for the store.
-func restForStore(ctx context.Context, j *Job) error {
+func restForStore(ctx context.Context, j *model.Job) error {
 	if j.StoreWaits == 0 {
 		return nil
 	}
@@ -62,7 +63,7 @@ func restForStore(ctx context.Context, j *Job) error {
 
 // turnToHold waits for the turn to hold the instance and for the store, and returns with both: the
 // store is asked anew after each wait for the turn. No turn is kept while the store is away.
-func (w *worker) turnToHold(ctx context.Context, j *Job) error {
+func (w *worker) turnToHold(ctx context.Context, j *model.Job) error {
 	told := false
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		if w.hold == nil {
@@ -94,7 +95,7 @@ func (w *worker) turnToHold(ctx context.Context, j *Job) error {
 }
 
 // reach asks the store once.
-func (w *worker) reach(ctx context.Context, j *Job) error {
+func (w *worker) reach(ctx context.Context, j *model.Job) error {
 	if w.m.parts.Store == nil {
 		return nil
 	}
@@ -110,9 +111,9 @@ func (w *worker) reach(ctx context.Context, j *Job) error {
 // whileStoreAnswers makes a context that also ends, with a cause that wraps ErrStoreAway, when the
 // store has been silent for too long and the job may wait for it. stop is due; it returns when
 // nothing looks any more.
-func (w *worker) whileStoreAnswers(ctx context.Context, j *Job) (_ context.Context, stop func()) {
+func (w *worker) whileStoreAnswers(ctx context.Context, j *model.Job) (_ context.Context, stop func()) {
 	patience := w.m.opts.StorePatience
-	if w.m.parts.Store == nil || patience <= 0 || !j.mayWait() {
+	if w.m.parts.Store == nil || patience <= 0 || !mayWait(j) {
 		return ctx, func() {}
 	}
 	ctx, end := context.WithCancelCause(ctx)
@@ -137,7 +138,7 @@ func (w *worker) whileStoreAnswers(ctx context.Context, j *Job) (_ context.Conte
 }
 
 // waitForStore lets the instance go until the store answers again.
-func (w *worker) waitForStore(j *Job, err error) error {
+func (w *worker) waitForStore(j *model.Job, err error) error {
 	w.m.parts.Observer.Lacked(j.Instance, j.ID, "keep the instance held; it runs again, and is held anew when the store answers", err)
-	return w.write(j, Suspending, change{edit: func(j *Job) { j.StoreWaits, j.ForStore = j.StoreWaits+1, true }})
+	return w.write(j, model.Suspending, change{edit: func(j *model.Job) { j.StoreWaits, j.ForStore = j.StoreWaits+1, true }})
 }

@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestNotHeldWhileTheStoreIsAway: an instance runs while the store does not answer, also where its
 // job has waited for the turn to hold meanwhile, and its job keeps no turn. An error that waiting
 // does not mend fails the job before the hold.
 func TestNotHeldWhileTheStoreIsAway(t *testing.T) {
-	for _, mode := range []job.Mode{job.ModeFrozen, job.ModePrecopy, job.ModeStop} {
+	for _, mode := range []model.Mode{model.ModeFrozen, model.ModePrecopy, model.ModeStop} {
 		t.Run(string(mode), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, "first", "second", "third")
@@ -36,29 +37,29 @@ func TestNotHeldWhileTheStoreIsAway(t *testing.T) {
 				}
 				l := w.start(-1, job.Options{Jobs: 3, Held: 1, Precopy: job.Precopy{Rounds: 2}})
 				first := mustAccept(t, l, "r1", "first").Jobs[0].Job
-				l.until(first, job.Uploading)
+				l.until(first, model.Uploading)
 				second := mustAccept(t, l, "r2", "second").Jobs[0].Job
 				time.Sleep(time.Second) // it waits for the turn
 				w.mu.Lock()
 				w.away = fmt.Errorf("no route to host: %w", job.ErrStoreAway)
 				w.mu.Unlock()
-				l.until(first, job.Done)
+				l.until(first, model.Done)
 				time.Sleep(2 * time.Hour)
 				w.mu.Lock()
-				if got := w.instances["second"].state; got != job.IsRunning || w.asked > 300 {
+				if got := w.instances["second"].state; got != model.IsRunning || w.asked > 300 {
 					t.Errorf("the instance is %s while the store is away, of which was asked %d times", got, w.asked)
 				}
 				w.away = nil
 				w.mu.Unlock()
-				if j := l.final(second); j.State != job.Done || j.FreezeSeconds(l.j.Up()) > 60 {
+				if j := l.final(second); j.State != model.Done || j.FreezeSeconds(l.j.Up()) > 60 {
 					t.Errorf("the job is %s (%s) after a hold of %.0f s", j.State, j.Cause, j.FreezeSeconds(l.j.Up()))
 				}
 				w.mu.Lock()
 				w.away = errors.New("the bucket is not there")
 				w.mu.Unlock()
 				j := l.final(mustAccept(t, l, "r3", "third").Jobs[0].Job)
-				if j.State != job.Failed || !j.Entered[job.Freezing].IsZero() || !strings.Contains(j.Cause, "the bucket is not there") {
-					t.Errorf("the job is %s (%s), frozen at %s", j.State, j.Cause, j.Entered[job.Freezing])
+				if j.State != model.Failed || !j.Entered[model.Freezing].IsZero() || !strings.Contains(j.Cause, "the bucket is not there") {
+					t.Errorf("the job is %s (%s), frozen at %s", j.State, j.Cause, j.Entered[model.Freezing])
 				}
 				if told := strings.Count(strings.Join(w.lacked, "\n"), "no route to host"); told != 1 {
 					t.Errorf("the wait was told %d times", told)
@@ -77,19 +78,19 @@ func TestNotHeldWhileTheStoreIsAway(t *testing.T) {
 // happens. It is not so where something would be lost by it: see the table.
 func TestLetGoWhileTheStoreIsSilent(t *testing.T) {
 	for name, c := range map[string]struct {
-		mode     job.Mode
-		found    job.RuntimeState
+		mode     model.Mode
+		found    model.RuntimeState
 		nobody   bool
 		patience time.Duration
 		goes     bool
 	}{
-		"frozen":                       {job.ModeFrozen, job.IsRunning, false, 2 * time.Minute, true},
-		"frozen after rounds":          {job.ModePrecopy, job.IsRunning, false, 2 * time.Minute, true},
-		"a stop would be repeated":     {job.ModeStop, job.IsRunning, false, 2 * time.Minute, false},
-		"nothing is held":              {job.ModeLive, job.IsRunning, false, 2 * time.Minute, false},
-		"nobody waits for it":          {job.ModeFrozen, job.IsStopped, false, 2 * time.Minute, false},
-		"nothing holds it":             {job.ModeFrozen, job.IsUnknown, true, 2 * time.Minute, false},
-		"the configuration says never": {job.ModeFrozen, job.IsRunning, false, 0, false},
+		"frozen":                       {model.ModeFrozen, model.IsRunning, false, 2 * time.Minute, true},
+		"frozen after rounds":          {model.ModePrecopy, model.IsRunning, false, 2 * time.Minute, true},
+		"a stop would be repeated":     {model.ModeStop, model.IsRunning, false, 2 * time.Minute, false},
+		"nothing is held":              {model.ModeLive, model.IsRunning, false, 2 * time.Minute, false},
+		"nobody waits for it":          {model.ModeFrozen, model.IsStopped, false, 2 * time.Minute, false},
+		"nothing holds it":             {model.ModeFrozen, model.IsUnknown, true, 2 * time.Minute, false},
+		"the configuration says never": {model.ModeFrozen, model.IsRunning, false, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -136,7 +137,7 @@ func TestLetGoWhileTheStoreIsSilent(t *testing.T) {
 				w.mu.Lock()
 				hang, w.silent = false, 0
 				w.mu.Unlock()
-				if j := l.final(id); j.State != job.Done {
+				if j := l.final(id); j.State != model.Done {
 					t.Errorf("the job is %s: %s", j.State, j.Cause)
 				}
 				l.stop()

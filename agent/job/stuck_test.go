@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // TestStuckThawsLendTheirTurns: instances that can't be let go, as many as there are turns, keep no
@@ -59,10 +60,10 @@ func TestStuckThawsLendTheirTurns(t *testing.T) {
 					for i := range 2 {
 						n := fmt.Sprint("well-", i)
 						w.mu.Lock()
-						w.instances[n].state = job.IsRunning
+						w.instances[n].state = model.IsRunning
 						w.mu.Unlock()
 						began := time.Now()
-						if j := l.final(mustAccept(t, l, fmt.Sprint(n, round), n).Jobs[0].Job); j.State != job.Done || time.Since(began) > time.Minute {
+						if j := l.final(mustAccept(t, l, fmt.Sprint(n, round), n).Jobs[0].Job); j.State != model.Done || time.Since(began) > time.Minute {
 							t.Errorf("%s is %s after %s: %s", n, j.State, time.Since(began), j.Cause)
 						}
 					}
@@ -73,7 +74,7 @@ func TestStuckThawsLendTheirTurns(t *testing.T) {
 				w.mu.Unlock()
 				for _, id := range ids {
 					j := l.final(id)
-					if want := map[string]job.State{"fail": job.Failed, "are put off": job.Done}[doing]; j.State != want {
+					if want := map[string]model.State{"fail": model.Failed, "are put off": model.Done}[doing]; j.State != want {
 						t.Errorf("the stuck job is %s: %s", j.State, j.Cause)
 					}
 				}
@@ -90,16 +91,16 @@ func TestStuckThawsLendTheirTurns(t *testing.T) {
 // whether the instance runs.
 func TestLateHoldIsUndone(t *testing.T) {
 	for _, c := range []struct {
-		mode job.Mode
+		mode model.Mode
 		act  string
 		late time.Duration
-		is   job.RuntimeState
+		is   model.RuntimeState
 	}{
-		{job.ModeFrozen, "freeze", time.Millisecond, job.IsFrozen},
-		{job.ModeFrozen, "freeze", 500 * time.Millisecond, job.IsFrozen},
-		{job.ModePrecopy, "freeze", 2500 * time.Millisecond, job.IsFrozen},
-		{job.ModeStop, "stop", 2500 * time.Millisecond, job.IsStopped},
-		{job.ModeStop, "stop", 30500 * time.Millisecond, job.IsStopped},
+		{model.ModeFrozen, "freeze", time.Millisecond, model.IsFrozen},
+		{model.ModeFrozen, "freeze", 500 * time.Millisecond, model.IsFrozen},
+		{model.ModePrecopy, "freeze", 2500 * time.Millisecond, model.IsFrozen},
+		{model.ModeStop, "stop", 2500 * time.Millisecond, model.IsStopped},
+		{model.ModeStop, "stop", 30500 * time.Millisecond, model.IsStopped},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, "phone")
@@ -117,7 +118,7 @@ func TestLateHoldIsUndone(t *testing.T) {
 			}
 			l := w.start(-1, job.Options{})
 			j := l.final(mustAccept(t, l, "r", "phone").Jobs[0].Job)
-			if j.State != job.Failed || w.instances["phone"].state != job.IsRunning {
+			if j.State != model.Failed || w.instances["phone"].state != model.IsRunning {
 				t.Errorf("the job is %s, and the instance %s", j.State, w.instances["phone"].state)
 			}
 			l.stop()

@@ -3,6 +3,8 @@ package job
 import (
 	"context"
 	"time"
+
+	"holdfast/agent/model"
 )
 
 // tidyTime is how long a start waits for the removal of what earlier lives have left. Storage that
@@ -12,8 +14,8 @@ const tidyTime = 10 * time.Second
 
 // tidy removes what earlier lives have left and nothing needs, and the bases that the rules do not
 // allow any more. It returns after tidyTime at most; wait returns when it has ended.
-func (m *Manager) tidy(ctx context.Context, jobs []*Job) (wait func()) {
-	var left []Leftover
+func (m *Manager) tidy(ctx context.Context, jobs []*model.Job) (wait func()) {
+	var left []model.Leftover
 	// The things to remove are known before a job can make anything new.
 	m.contained("look for leftover snapshots", func() { left = m.findLeftovers(ctx, jobs) })
 	done := make(chan struct{})
@@ -37,7 +39,7 @@ func (m *Manager) tidy(ctx context.Context, jobs []*Job) (wait func()) {
 
 // findLeftovers lists the agent's snapshots that no unfinished job names
 // and that are no bases, and the things that could not be removed before.
-func (m *Manager) findLeftovers(ctx context.Context, jobs []*Job) (left []Leftover) {
+func (m *Manager) findLeftovers(ctx context.Context, jobs []*model.Job) (left []model.Leftover) {
 	found, err := m.parts.Leftovers(ctx)
 	if err != nil {
 		m.parts.Observer.Trouble("", "", "look for leftover snapshots", err)
@@ -68,7 +70,7 @@ func (m *Manager) findLeftovers(ctx context.Context, jobs []*Job) (left []Leftov
 	left = known
 	for _, ref := range found {
 		if !named[ref.Path] && !ofUnknown(jobs, ref) {
-			left = append(left, Leftover{Ref: ref, Since: m.opts.Now().UTC()})
+			left = append(left, model.Leftover{Ref: ref, Since: m.opts.Now().UTC()})
 		}
 	}
 	return left

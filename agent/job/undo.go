@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -14,7 +15,7 @@ import (
 //
 // Invariant journal-first: the journal names every act
 // of that life, so nothing else has to be looked for.
-func (w *worker) resume(work, hard context.Context, j *Job) error {
+func (w *worker) resume(work, hard context.Context, j *model.Job) error {
 	ctx, cancel := w.deadlines(work, j)
 	defer cancel()
 	goesOn, err := false, context.Cause(ctx)
@@ -45,12 +46,12 @@ func (w *worker) resume(work, hard context.Context, j *Job) error {
 	case goesOn:
 		return nil
 	}
-	return w.write(j, Suspending, change{})
+	return w.write(j, model.Suspending, change{})
 }
 
 // inspect tells whether the job can go on where it was: the instance has not run since, and the
 // snapshots that the journal says were made stand.
-func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
+func (w *worker) inspect(ctx context.Context, j *model.Job) (bool, error) {
 	instance, err := w.instance(j)
 	if err != nil {
 		return false, err
@@ -59,20 +60,20 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if j.State == Freezing && j.BootID != w.m.opts.BootID {
+	if j.State == model.Freezing && j.BootID != w.m.opts.BootID {
 		// whatever froze it was before the host was restarted: let go of it, and begin anew
 		return false, nil
 	}
-	if j.State == Freezing || j.State == Precopying {
+	if j.State == model.Freezing || j.State == model.Precopying {
 		// The intent alone: freezing it again is the same, whether the first freeze
 		// worked or not, and so is a round of snapshots of a running instance. A missing
 		// instance can't be frozen, and the thaw on the way back copes with that.
-		return now.State != IsMissing, nil
+		return now.State != model.IsMissing, nil
 	}
 	if why != "" {
 		return false, nil
 	}
-	if j.State != Snapshotted && j.State != Uploading {
+	if j.State != model.Snapshotted && j.State != model.Uploading {
 		return true, nil
 	}
 	for _, s := range j.Snapshots {
@@ -87,7 +88,7 @@ func (w *worker) inspect(ctx context.Context, j *Job) (bool, error) {
 // letGo is the end of every way: the instance runs again where it should, its volumes are the old
 // ones, the snapshots go, and then the journal says so. All of it can be done again after a crash.
 // Things that can't be removed are left (see Leftover): they keep nobody from the end of the job.
-func (w *worker) letGo(hard context.Context, j *Job) error {
+func (w *worker) letGo(hard context.Context, j *model.Job) error {
 	began := time.Now()
 	err := w.persist(hard, j, "let go of the instance", func(ctx context.Context) error {
 		if w.abandoned() {
@@ -111,29 +112,29 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 	left := w.dropSnapshots(hard, j, kept)
 	var stays error
 	if j.Restore != nil { // its new trees, or the replaced ones: it may not have come to the removal
-		var trees []Leftover
+		var trees []model.Leftover
 		trees, stays = w.discard(j)
 		left = append(left, trees...)
 	}
-	over := func(j *Job) {
+	over := func(j *model.Job) {
 		if j.Hold {
-			j.let(w.m.opts.Now(), w.m.journal.Up())
+			j.EndHold(w.m.opts.Now(), w.m.journal.Up())
 		}
 		j.Snapshots = nil
-		if j.Restore != nil && j.State != Failed {
+		if j.Restore != nil && j.State != model.Failed {
 			j.Restore = nil // it begins anew, perhaps with a newer backup
 		}
 	}
 	w.hold.leave()
 	w.hold = nil // a job that is put off waits for another turn
 	switch j.State {
-	case Released:
-		return w.write(j, Done, change{edit: over, dropBases: true, left: left})
-	case Ending:
-		return w.write(j, Done, change{edit: over, bases: kept, left: left})
-	case Resuming:
-		return w.write(j, Done, change{edit: over, emit: w.m.event(EventResumed), bases: kept, left: left})
-	case Suspending:
+	case model.Released:
+		return w.write(j, model.Done, change{edit: over, dropBases: true, left: left})
+	case model.Ending:
+		return w.write(j, model.Done, change{edit: over, bases: kept, left: left})
+	case model.Resuming:
+		return w.write(j, model.Done, change{edit: over, emit: w.m.event(model.EventResumed), bases: kept, left: left})
+	case model.Suspending:
 		packs, fruitless, err := w.fruitless(j)
 		if err != nil {
 			return err
@@ -149,30 +150,30 @@ func (w *worker) letGo(hard context.Context, j *Job) error {
 		}
 		// The snapshots of the next try have other names: the snapshots
 		// of this try may be leftovers, which are removed at any time.
-		return w.write(j, Accepted, change{left: left, edit: func(j *Job) {
+		return w.write(j, model.Accepted, change{left: left, edit: func(j *model.Job) {
 			over(j)
-			j.Identity, j.Held = "", Sight{} // another may have its name when it is held next
+			j.Identity, j.Held = "", model.Sight{} // another may have its name when it is held next
 			j.Attempts++
 			j.ForStore = false
 			j.Fruitless, j.PacksBefore = fruitless, packs
 		}})
 	}
-	event := EventFailed
+	event := model.EventFailed
 	if j.IsRestore() {
-		event = EventRestoreFailed
+		event = model.EventRestoreFailed
 	}
-	return w.write(j, Failed, change{edit: over, emit: w.m.event(event), bases: kept, left: left})
+	return w.write(j, model.Failed, change{edit: over, emit: w.m.event(event), bases: kept, left: left})
 }
 
 // restoreHost lets the instance run again where it should, and brings its old volumes back.
-func (w *worker) restoreHost(ctx context.Context, j *Job) error {
+func (w *worker) restoreHost(ctx context.Context, j *model.Job) error {
 	if j.IsRestore() {
 		return w.undoRestore(ctx, j)
 	}
 	if !j.Hold {
 		return nil
 	}
-	if j.State != Released {
+	if j.State != model.Released {
 		instance, err := w.instance(j)
 		if err != nil {
 			return err
@@ -198,10 +199,10 @@ const (
 // thaw lets an instance that this job froze or stopped run again, and
 // looks that it does, after a hold that failed more than once. An
 // instance that someone else has stopped or removed is left as it is.
-func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
+func (w *worker) thaw(ctx context.Context, j *model.Job, instance Instance) error {
 	looks := 1
-	if j.Entered[Frozen].Before(j.Entered[Freezing]) {
-		if looks = lateLooks; j.Mode == ModeStop {
+	if j.Entered[model.Frozen].Before(j.Entered[model.Freezing]) {
+		if looks = lateLooks; j.Mode == model.ModeStop {
 			looks = lateStops
 		}
 	}
@@ -215,21 +216,21 @@ func (w *worker) thaw(ctx context.Context, j *Job, instance Instance) error {
 	}
 }
 
-func (w *worker) thawOnce(ctx context.Context, j *Job, instance Instance) error {
+func (w *worker) thawOnce(ctx context.Context, j *model.Job, instance Instance) error {
 	sight, err := instance.Runtime.State(ctx)
 	if err != nil {
 		return fmt.Errorf("look at the instance: %w", err)
 	}
 	state := sight.State
 	verb, again := "thaw", instance.Runtime.Thaw
-	if j.Mode == ModeStop {
+	if j.Mode == model.ModeStop {
 		verb, again = "start", instance.Runtime.Start
 	}
-	stopped := j.Mode == ModeStop && state == IsStopped && j.Found != IsStopped
+	stopped := j.Mode == model.ModeStop && state == model.IsStopped && j.Found != model.IsStopped
 	switch {
-	case state == IsFrozen && j.Held.State == IsStopped:
+	case state == model.IsFrozen && j.Held.State == model.IsStopped:
 		return nil // this job has not frozen it: it was down
-	case state != IsFrozen && state != IsUnknown && !stopped:
+	case state != model.IsFrozen && state != model.IsUnknown && !stopped:
 		return nil
 	}
 	if err := w.act(crashpoint.Thaw, func() error { return again(ctx) }); err != nil {
@@ -239,7 +240,7 @@ func (w *worker) thawOnce(ctx context.Context, j *Job, instance Instance) error 
 		return fmt.Errorf("look at the instance after the %s: %w", verb, err)
 	}
 	state = sight.State
-	if state == IsFrozen || stopped && state == IsStopped {
+	if state == model.IsFrozen || stopped && state == model.IsStopped {
 		return fmt.Errorf("the instance is still %s after the %s", state, verb)
 	}
 	return nil
@@ -249,7 +250,7 @@ func (w *worker) thawOnce(ctx context.Context, j *Job, instance Instance) error 
 // Options.ProgressEvery from the engine's figures.
 type progressReport struct {
 	mu    sync.Mutex
-	job   *Job
+	job   *model.Job
 	dirty bool
 	woken time.Time
 	sent  time.Time
@@ -262,7 +263,7 @@ func (r *progressReport) settle() {
 	r.dirty = false
 }
 
-func (w *worker) progressed(j *Job, p Progress) {
+func (w *worker) progressed(j *model.Job, p model.Progress) {
 	w.progress.Store(&p)
 	now := w.m.opts.Now()
 	w.report.mu.Lock()
@@ -281,7 +282,7 @@ func (w *worker) progressed(j *Job, p Progress) {
 
 // progressEvent returns the event that is due, nil when none is, or
 // skip tells to leave its instance out. It counts as sent.
-func (w *worker) progressEvent(now time.Time, skip func(instance string) bool) *Event {
+func (w *worker) progressEvent(now time.Time, skip func(instance string) bool) *model.Event {
 	w.report.mu.Lock()
 	defer w.report.mu.Unlock()
 	p := w.progress.Load()
@@ -296,16 +297,16 @@ func (w *worker) progressEvent(now time.Time, skip func(instance string) bool) *
 	d := w.m.eventData(j)
 	d.Files, d.BytesRead, d.BytesNew, d.BytesSent = p.Files, p.BytesRead, p.BytesNew, p.BytesSent
 	d.BytesRestored, d.BytesTotal = p.BytesRestored, p.BytesTotal
-	kind := EventProgress
+	kind := model.EventProgress
 	if j.IsRestore() {
-		kind = EventRestoreProgress
+		kind = model.EventRestoreProgress
 	}
 	data, err := json.Marshal(d)
 	if err != nil {
 		return nil // plain numbers and strings: can't happen, and progress may be lost
 	}
 	w.report.dirty, w.report.sent = false, now
-	return &Event{
+	return &model.Event{
 		ID:   fmt.Sprintf("%s-p%d", j.ID, now.UnixNano()),
 		Type: kind, Instance: j.Instance, Task: j.Task, Job: j.ID, Time: now.UTC(), Data: data,
 	}

@@ -11,16 +11,14 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // A record that this program can't understand stops nothing but its own job or task. Opening
 // the journal moves such a record to a bucket of its own, whole, and puts the certain facts
 // into its place: a job gets the state Unknown, in which nothing is done to its instance, until
 // an operator gives the job up or a program that understands the record opens the journal.
-
-// Unknown is the state of an unfinished job whose record this program does
-// not understand. No job enters the state by itself; see UnknownRecord.
-const Unknown State = "unknown"
 
 // UnknownRecord is a record of the journal that could not be understood when the journal was
 // opened: the record is no valid JSON, or has a state or a kind that this program does not know.
@@ -38,20 +36,19 @@ type UnknownRecord struct {
 const keepUnknown = 30 * 24 * time.Hour
 
 var (
-	knownKinds    = []Kind{"", KindBackup, KindRestore}
-	knownPolicies = []Policy{"", ReleaseByAgent, ReleaseByControlPlane}
-	knownModes    = []Mode{"", ModePrecopy, ModeFrozen, ModeStop, ModeLive}
+	knownKinds    = []model.Kind{"", model.KindBackup, model.KindRestore}
+	knownPolicies = []model.Policy{"", model.ReleaseByAgent, model.ReleaseByControlPlane}
+	knownModes    = []model.Mode{"", model.ModePrecopy, model.ModeFrozen, model.ModeStop, model.ModeLive}
 )
 
 // understand tells why the record of a job can't be worked with; nil when the record can.
 func understand(key, value []byte) error {
-	var j Job
+	var j model.Job
 	if err := json.Unmarshal(value, &j); err != nil {
 		return fmt.Errorf("its record is damaged: %w", err)
 	}
-	_, advances := nextStates[j.State]
 	switch {
-	case !advances && !j.State.Final() && j.State != Unknown:
+	case !j.State.Known():
 		return fmt.Errorf("its record has the state %.40q, which this program does not know", j.State)
 	case !slices.Contains(knownKinds, j.Kind):
 		return fmt.Errorf("its record has the kind %.40q, which this program does not know", j.Kind)
@@ -106,7 +103,7 @@ func (s *sortOut) again() error {
 		unfinished := false
 		if r.Bucket == string(bucketJobs) {
 			j, err := getJob(s.tx, r.Job)
-			unfinished = err == nil && j.State == Unknown
+			unfinished = err == nil && j.State == model.Unknown
 		}
 		switch {
 		case unfinished && understand(r.Key, r.Value) == nil:
@@ -127,19 +124,19 @@ func (s *sortOut) again() error {
 
 // putBack puts one record back, with the present state of its report.
 func (s *sortOut) putBack(r *UnknownRecord) error {
-	var j Job
+	var j model.Job
 	stub, err := getJob(s.tx, r.Job)
 	if err = errors.Join(err, json.Unmarshal(r.Value, &j)); err != nil {
 		return err
 	}
 	switch waits := s.tx.Bucket(bucketOutbox).Get(outboxKey(j.ReportSeq)) != nil; {
-	case j.State != Reported || waits:
+	case j.State != model.Reported || waits:
 	case stub.AcknowledgedAt.IsZero():
-		j.State, j.Cause = Held, "the control plane did not take the report while this host did not understand the job's record"
-		j.Entered[Held] = s.now
+		j.State, j.Cause = model.Held, "the control plane did not take the report while this host did not understand the job's record"
+		j.Entered[model.Held] = s.now
 	default:
-		j.State, j.AcknowledgedAt = Acknowledged, stub.AcknowledgedAt
-		j.Entered[Acknowledged] = s.now
+		j.State, j.AcknowledgedAt = model.Acknowledged, stub.AcknowledgedAt
+		j.Entered[model.Acknowledged] = s.now
 	}
 	return errors.Join(put(s.tx, bucketJobs, r.Key, j), s.tx.Bucket(bucketUnknown).Delete(r.key()))
 }
@@ -150,7 +147,7 @@ func (s *sortOut) look() error {
 		return func(_, v []byte) error { return json.Unmarshal(v, make()) }
 	}
 	numbered := func(k, v []byte) error {
-		var e Event
+		var e model.Event
 		if err := json.Unmarshal(v, &e); err != nil {
 			return err
 		}
@@ -164,14 +161,14 @@ func (s *sortOut) look() error {
 		sound func(k, v []byte) error
 	}{
 		{bucketJobs, understand},
-		{bucketTasks, jsonOf(func() any { return new(Task) })},
+		{bucketTasks, jsonOf(func() any { return new(model.Task) })},
 		{bucketOutbox, numbered},
 		{bucketRecent, numbered},
 		{bucketRefused, numbered},
-		{bucketBases, jsonOf(func() any { return new(Base) })},
-		{bucketLeftovers, jsonOf(func() any { return new(Leftover) })},
-		{bucketContent, jsonOf(func() any { return new(Content) })},
-		{bucketAccepted, jsonOf(func() any { return new(AcceptedLoss) })},
+		{bucketBases, jsonOf(func() any { return new(model.Base) })},
+		{bucketLeftovers, jsonOf(func() any { return new(model.Leftover) })},
+		{bucketContent, jsonOf(func() any { return new(model.Content) })},
+		{bucketAccepted, jsonOf(func() any { return new(model.AcceptedLoss) })},
 		{bucketFinished, func(k, v []byte) error {
 			if len(k) < 8 || len(v) != finishedSize {
 				return errors.New("it has another length")
@@ -197,7 +194,7 @@ func (s *sortOut) aside(r *UnknownRecord) error {
 	switch r.Bucket {
 	case string(bucketContent):
 		r.Instance = string(r.Key)
-		if err := put(s.tx, bucketContent, r.Key, Content{Doubt: "the journal's record of it was damaged"}); err != nil {
+		if err := put(s.tx, bucketContent, r.Key, model.Content{Doubt: "the journal's record of it was damaged"}); err != nil {
 			return err
 		}
 	case string(bucketJobs):
@@ -232,8 +229,8 @@ func (s *sortOut) aside(r *UnknownRecord) error {
 
 // salvageJob makes the job of a record that can't be understood: from the readable
 // parts of the record, from the indexes, and with a state in which nothing happens.
-func (s *sortOut) salvageJob(r *UnknownRecord) (*Job, error) {
-	var j Job
+func (s *sortOut) salvageJob(r *UnknownRecord) (*model.Job, error) {
+	var j model.Job
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(r.Value, &fields) == nil {
 		for name, value := range fields { // one by one: a field that can't be read takes no other field with it
@@ -242,15 +239,15 @@ func (s *sortOut) salvageJob(r *UnknownRecord) (*Job, error) {
 			}
 		}
 	}
-	j.ID, j.State, j.Cause = string(r.Key), Unknown, r.Why
+	j.ID, j.State, j.Cause = string(r.Key), model.Unknown, r.Why
 	if !slices.Contains(knownKinds, j.Kind) {
-		j.Kind = KindBackup
+		j.Kind = model.KindBackup
 	}
 	if !slices.Contains(knownPolicies, j.Policy) {
-		j.Policy = ReleaseByControlPlane
+		j.Policy = model.ReleaseByControlPlane
 	}
 	if !slices.Contains(knownModes, j.Mode) {
-		j.Mode = ModeFrozen
+		j.Mode = model.ModeFrozen
 	}
 	err := s.tx.Bucket(bucketInstances).ForEach(func(k, v []byte) error {
 		id, tenant, _ := bytes.Cut(v, []byte{0})
@@ -266,30 +263,30 @@ func (s *sortOut) salvageJob(r *UnknownRecord) (*Job, error) {
 		}
 		return nil
 	}), s.tx.Bucket(bucketTasks).ForEach(func(id, v []byte) error {
-		var t Task
-		if json.Unmarshal(v, &t) == nil && slices.ContainsFunc(t.Jobs, func(ref JobRef) bool { return ref.Job == j.ID }) {
+		var t model.Task
+		if json.Unmarshal(v, &t) == nil && slices.ContainsFunc(t.Jobs, func(ref model.JobRef) bool { return ref.Job == j.ID }) {
 			j.Task = string(id)
 		}
 		return nil
 	}))
 	if j.Entered == nil {
-		j.Entered = map[State]time.Time{}
+		j.Entered = map[model.State]time.Time{}
 	}
-	j.Entered[Unknown] = s.now
+	j.Entered[model.Unknown] = s.now
 	if !active {
-		j.State, j.Cause, j.Hold = Failed, "how the job ended is not known: "+r.Why, false
-		j.Entered[Failed] = s.now
+		j.State, j.Cause, j.Hold = model.Failed, "how the job ended is not known: "+r.Why, false
+		j.Entered[model.Failed] = s.now
 	}
 	return &j, err
 }
 
 // salvageTask makes the task of a record that can't be understood, of the jobs that name the
 // task. The same request is refused as a request that was used before with another body.
-func (s *sortOut) salvageTask(id string) (*Task, error) {
-	t := &Task{ID: id, Accepted: s.now}
-	var jobs []*Job
+func (s *sortOut) salvageTask(id string) (*model.Task, error) {
+	t := &model.Task{ID: id, Accepted: s.now}
+	var jobs []*model.Job
 	err := s.tx.Bucket(bucketJobs).ForEach(func(_, v []byte) error {
-		var j Job
+		var j model.Job
 		if json.Unmarshal(v, &j) == nil && j.Task == id {
 			jobs = append(jobs, &j)
 		}
@@ -298,7 +295,7 @@ func (s *sortOut) salvageTask(id string) (*Task, error) {
 	sortJobs(jobs)
 	for _, j := range jobs {
 		t.Tenant, t.Accepted = j.Tenant, j.AcceptedAt
-		t.Jobs = append(t.Jobs, JobRef{Instance: j.Instance, Job: j.ID})
+		t.Jobs = append(t.Jobs, model.JobRef{Instance: j.Instance, Job: j.ID})
 	}
 	return t, errors.Join(err, s.tx.Bucket(bucketRequests).ForEach(func(k, v []byte) error {
 		if string(v) == id {
@@ -315,11 +312,11 @@ func (s *sortOut) salvageTask(id string) (*Task, error) {
 func (s *sortOut) holdFor(r *UnknownRecord) error {
 	jobs, err := activeJobs(s.tx)
 	for _, j := range jobs {
-		if j.State != Reported || !bytes.Equal(r.Key, outboxKey(j.ReportSeq)) {
+		if j.State != model.Reported || !bytes.Equal(r.Key, outboxKey(j.ReportSeq)) {
 			continue
 		}
-		j.State, j.Cause, j.ReleaseAsked = Held, "the report in the journal is damaged: "+r.Why, false
-		j.Entered[Held] = s.now
+		j.State, j.Cause, j.ReleaseAsked = model.Held, "the report in the journal is damaged: "+r.Why, false
+		j.Entered[model.Held] = s.now
 		r.Instance, r.Job = j.Instance, j.ID
 		err = errors.Join(err, put(s.tx, bucketJobs, []byte(j.ID), j))
 	}
@@ -361,7 +358,7 @@ func (jr *Journal) Unknown() (all []UnknownRecord, err error) {
 			shown := jr.found[string(k)]
 			if r.Bucket == string(bucketJobs) {
 				j, err := getJob(tx, r.Job)
-				shown = err == nil && (j.State == Unknown || shown && j.State == Failed)
+				shown = err == nil && (j.State == model.Unknown || shown && j.State == model.Failed)
 			}
 			if shown {
 				all = append(all, r)

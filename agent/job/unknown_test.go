@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // edit changes the records of a journal that nobody has open.
@@ -122,14 +123,14 @@ func TestOneDamagedRecord(t *testing.T) {
 
 func oneDamagedRecord(t *testing.T, damage func(map[string]string) func(tx *bbolt.Tx) error, about string, stands bool) {
 	w := newWorld(t, "a", "b", "c", "d")
-	w.instances["a"].policy, w.instances["b"].policy = job.ReleaseByControlPlane, job.ReleaseByControlPlane
+	w.instances["a"].policy, w.instances["b"].policy = model.ReleaseByControlPlane, model.ReleaseByControlPlane
 	l, ids := w.start(-1, job.Options{}), map[string]string{}
 	for _, id := range []string{"a", "b", "c"} {
 		task := mustAccept(t, l, "r-"+id, id)
 		ids[id], ids["task "+id] = task.Jobs[0].Job, task.ID
 	}
-	l.until(ids["a"], job.Acknowledged)
-	l.until(ids["b"], job.Acknowledged)
+	l.until(ids["a"], model.Acknowledged)
+	l.until(ids["b"], model.Acknowledged)
 	l.final(ids["c"])
 	l.stop()
 	edit(t, w.journal, damage(ids))
@@ -161,20 +162,20 @@ func oneDamagedRecord(t *testing.T, damage func(map[string]string) func(tx *bbol
 	if a, _ := l.j.Job(ids["a"]); stands {
 		w.standsStill(t, l, a)
 	} else {
-		if a.State != job.Acknowledged || l.m.Release("a") != nil {
+		if a.State != model.Acknowledged || l.m.Release("a") != nil {
 			t.Errorf("the job of a is %s", a.State)
 		}
-		if a := l.final(ids["a"]); a.State != job.Done || w.instances["a"].state != job.IsStopped {
+		if a := l.final(ids["a"]); a.State != model.Done || w.instances["a"].state != model.IsStopped {
 			t.Errorf("a ends as %s, and is %s", a.State, w.instances["a"].state)
 		}
 	}
 	if err := l.m.Release("b"); err != nil {
 		t.Error(err)
 	}
-	if b := l.final(ids["b"]); b.State != job.Done || w.instances["b"].state != job.IsStopped {
+	if b := l.final(ids["b"]); b.State != model.Done || w.instances["b"].state != model.IsStopped {
 		t.Errorf("b ends as %s: %s", b.State, b.Cause)
 	}
-	if d := l.final(mustAccept(t, l, "r-d", "d").Jobs[0].Job); d.State != job.Done {
+	if d := l.final(mustAccept(t, l, "r-d", "d").Jobs[0].Job); d.State != model.Done {
 		t.Errorf("a new job ends as %s: %s", d.State, d.Cause)
 	}
 	l.stop()
@@ -190,20 +191,20 @@ func oneDamagedRecord(t *testing.T, damage func(map[string]string) func(tx *bbol
 
 // standsStill holds that nothing happens to an instance
 // whose job is not understood, until the job is given up.
-func (w *world) standsStill(t *testing.T, l *life, a *job.Job) {
+func (w *world) standsStill(t *testing.T, l *life, a *model.Job) {
 	t.Helper()
-	if a.State != job.Unknown || a.Instance != "a" || a.Tenant != "acme" || a.Task == "" || a.Cause == "" {
+	if a.State != model.Unknown || a.Instance != "a" || a.Tenant != "acme" || a.Task == "" || a.Cause == "" {
 		t.Errorf("the job of a is %+v", a)
 	}
-	if w.instances["a"].state != job.IsFrozen {
+	if w.instances["a"].state != model.IsFrozen {
 		t.Errorf("a is %s", w.instances["a"].state)
 	}
-	var busy *job.BusyError
+	var busy *model.BusyError
 	if _, err := l.accept("more", "a"); !errors.As(err, &busy) || !slices.Equal(busy.Unknown, []string{"a"}) {
 		t.Errorf("another command for a: %v", err)
 	}
 	for what, err := range map[string]error{"cancel": l.m.Cancel(a.ID), "release": l.m.Release("a"), "resume": l.m.Resume("a")} {
-		if !errors.Is(err, job.ErrState) {
+		if !errors.Is(err, model.ErrState) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -211,13 +212,13 @@ func (w *world) standsStill(t *testing.T, l *life, a *job.Job) {
 	if _, err := l.m.Abandon("a"); err != nil {
 		t.Fatal(err)
 	}
-	if a = l.final(a.ID); a.State != job.Failed || !strings.Contains(a.Cause, "gave the job up") || w.instances["a"].state != job.IsFrozen {
+	if a = l.final(a.ID); a.State != model.Failed || !strings.Contains(a.Cause, "gave the job up") || w.instances["a"].state != model.IsFrozen {
 		t.Errorf("it ends as %s (%s), and the instance is %s", a.State, a.Cause, w.instances["a"].state)
 	}
 	if len(w.marks) > 1 { // the mark of b
 		t.Errorf("notes that instances are held: %d", len(w.marks))
 	}
-	if _, err := l.m.Abandon("a"); !errors.Is(err, job.ErrNotFound) {
+	if _, err := l.m.Abandon("a"); !errors.Is(err, model.ErrNotFound) {
 		t.Errorf("done twice: %v", err)
 	}
 }
@@ -227,14 +228,14 @@ func (w *world) standsStill(t *testing.T, l *life, a *job.Job) {
 func TestUnknownRecordIsUnderstoodLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")
-		w.instances["a"].policy = job.ReleaseByControlPlane
+		w.instances["a"].policy = model.ReleaseByControlPlane
 		l := w.start(-1, job.Options{})
 		id := mustAccept(t, l, "r", "a").Jobs[0].Job
-		l.until(id, job.Acknowledged)
+		l.until(id, model.Acknowledged)
 		l.stop()
 		edit(t, w.journal, first("jobs", id, replaced(`"state":"acknowledged"`, `"state":"resharding"`)))
 		l = w.start(-1, job.Options{})
-		if j, err := l.j.Job(id); err != nil || j.State != job.Unknown || j.Result == nil || !j.Hold {
+		if j, err := l.j.Job(id); err != nil || j.State != model.Unknown || j.Result == nil || !j.Hold {
 			t.Errorf("%+v, %v", j, err)
 		}
 		l.stop()
@@ -252,7 +253,7 @@ func TestUnknownRecordIsUnderstoodLater(t *testing.T) {
 		if err := l.m.Release("a"); err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(id); j.State != job.Done || w.instances["a"].state != job.IsStopped {
+		if j := l.final(id); j.State != model.Done || w.instances["a"].state != model.IsStopped {
 			t.Errorf("%s: %s", j.State, j.Cause)
 		}
 		l.stop()
@@ -267,7 +268,7 @@ func TestUnknownRecordIsUnderstoodLater(t *testing.T) {
 func TestAbandonOnTheWayBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a")
-		w.instances["a"].policy = job.ReleaseByControlPlane
+		w.instances["a"].policy = model.ReleaseByControlPlane
 		w.fail = func(act, _ string) error {
 			if act == "thaw" {
 				return errors.New("the engine refuses")
@@ -276,24 +277,24 @@ func TestAbandonOnTheWayBack(t *testing.T) {
 		}
 		l := w.start(-1, job.Options{})
 		id := mustAccept(t, l, "r", "a").Jobs[0].Job
-		l.until(id, job.Acknowledged)
-		if _, err := l.m.Abandon("a"); !errors.Is(err, job.ErrState) {
+		l.until(id, model.Acknowledged)
+		if _, err := l.m.Abandon("a"); !errors.Is(err, model.ErrState) {
 			t.Errorf("a job that waits for a release: %v", err)
 		}
 		if err := l.m.Resume("a"); err != nil {
 			t.Fatal(err)
 		}
-		l.until(id, job.Resuming)
+		l.until(id, model.Resuming)
 		w.mu.Lock()
 		w.instances["a"].owner = true
 		w.mu.Unlock()
 		if _, err := l.m.Abandon("a"); err != nil {
 			t.Fatal(err)
 		}
-		if j := l.final(id); j.State != job.Failed || !strings.Contains(j.Cause, "it was resuming") || !strings.Contains(j.Cause, "may be frozen") || j.Hold {
+		if j := l.final(id); j.State != model.Failed || !strings.Contains(j.Cause, "it was resuming") || !strings.Contains(j.Cause, "may be frozen") || j.Hold {
 			t.Errorf("%s: %s", j.State, j.Cause)
 		}
-		if w.instances["a"].state != job.IsFrozen || len(w.marks) > 0 {
+		if w.instances["a"].state != model.IsFrozen || len(w.marks) > 0 {
 			t.Errorf("it is %s, %d notes", w.instances["a"].state, len(w.marks))
 		}
 		l.stop()

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -47,8 +48,8 @@ type world struct {
 	// tree -> the mark that it bears
 	bears map[string]bearing
 	// tree -> the note that a restore has put on it
-	notes map[string]job.KeptNote
-	room  func(context.Context, job.Base) (int64, int64, error) // nil: not asked
+	notes map[string]model.KeptNote
+	room  func(context.Context, model.Base) (int64, int64, error) // nil: not asked
 	// the store's treatment of a restore; nil: well
 	restore func(ctx context.Context, volume int) error
 	// a volume that can't be renamed
@@ -66,7 +67,7 @@ type world struct {
 	// such a look; nil: it finds none
 	lookForCopies func(ctx context.Context) error
 	// as the control plane took them
-	events []job.Event
+	events []model.Event
 	bootID string
 	booted time.Time     // by the clock that no step of the host's clock moves
 	skew   time.Duration // of the host's clock
@@ -75,19 +76,19 @@ type world struct {
 	fail   func(act, instance string) error
 	backup func(ctx context.Context, r job.BackupRequest) error // the store's treatment; nil: well
 	// the store's answer when it is asked for a backup; nil: it answers
-	present func(ctx context.Context, j *job.Job) error
+	present func(ctx context.Context, j *model.Job) error
 	// how long an act of the runtime takes; nil: no time
 	wait func(ctx context.Context, act string)
 	// the control plane's answer; nil: 2xx
-	answer func(e job.Event) (refusal string, err error)
+	answer func(e model.Event) (refusal string, err error)
 	// is told of each state; nil: nobody is
-	observe func(j *job.Job)
+	observe func(j *model.Job)
 	// another way to make a snapshot; nil: there is none
-	instead   func(failed job.Snapshot) (job.Snapshot, bool)
-	forks     []job.Fork         // that the engine finds beside each backup
-	decisions []job.ForkDecision // that the vault has
+	instead   func(failed model.Snapshot) (model.Snapshot, bool)
+	forks     []model.Fork         // that the engine finds beside each backup
+	decisions []model.ForkDecision // that the vault has
 	// byMarks is the backup that the marks on an instance's volumes tell.
-	byMarks map[string]job.Content
+	byMarks map[string]model.Content
 	// the part that does not do its duty; see TestModelFindsWhatIsBroken
 	broken string
 	lacked []string // what jobs went on without
@@ -100,11 +101,11 @@ type world struct {
 
 // phone is an instance that counts while it runs; its storage is the count.
 type phone struct {
-	state  job.RuntimeState
+	state  model.RuntimeState
 	count  int
 	tenant string // "" is acme
-	policy job.Policy
-	mode   job.Mode
+	policy model.Policy
+	mode   model.Mode
 	pinned bool // its storage makes no snapshots while it runs
 	warm   bool // but a round can read it in place; of some volumes, if it is not pinned
 	gone   bool // its volumes are not mounted
@@ -128,11 +129,11 @@ type phone struct {
 func newWorld(t *testing.T, names ...string) *world {
 	w := &world{
 		t: t, journal: filepath.Join(memoryDir(t), "journal"), instances: map[string]*phone{}, snaps: map[string]int{}, made: map[string]string{},
-		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{}, bears: map[string]bearing{}, notes: map[string]job.KeptNote{},
+		backups: map[string][]int{}, packs: map[string]int{}, rounds: map[string]int{}, kept: map[string]bool{}, marks: map[string][]byte{}, disks: map[string]disk{}, bears: map[string]bearing{}, notes: map[string]model.KeptNote{},
 		lost: map[string]map[int]time.Time{}, ended: map[string]int{}, bootID: "boot-1", booted: time.Now(),
 	}
 	for _, n := range names {
-		w.instances[n] = &phone{name: n, state: job.IsRunning, policy: job.ReleaseByAgent}
+		w.instances[n] = &phone{name: n, state: model.IsRunning, policy: model.ReleaseByAgent}
 	}
 	return w
 }
@@ -283,11 +284,11 @@ func (l *life) isDead() bool {
 }
 
 // accept sends a command; it may be the end of the process.
-func (l *life) accept(id string, instances ...string) (t *job.Task, err error) {
+func (l *life) accept(id string, instances ...string) (t *model.Task, err error) {
 	return l.send(job.Request{ID: id, Digest: [32]byte{byte(len(instances))}, Tenant: "acme", Instances: instances})
 }
 
-func (l *life) send(r job.Request) (t *job.Task, err error) {
+func (l *life) send(r job.Request) (t *model.Task, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -311,7 +312,7 @@ func (l *life) deliver(ctx context.Context) {
 			return
 		}
 		for _, e := range progress {
-			if !slices.ContainsFunc(heads, func(h job.Event) bool { return h.Instance == e.Instance }) {
+			if !slices.ContainsFunc(heads, func(h model.Event) bool { return h.Instance == e.Instance }) {
 				heads = append(heads, e)
 			}
 		}
@@ -362,7 +363,7 @@ func (l *life) deliver(ctx context.Context) {
 }
 
 // final waits until the job of the instance is over or the process is dead.
-func (l *life) final(id string) *job.Job {
+func (l *life) final(id string) *model.Job {
 	for range 100_000 {
 		if l.isDead() {
 			return nil
@@ -378,7 +379,7 @@ func (l *life) final(id string) *job.Job {
 	return nil
 }
 
-func (l *life) until(id string, s job.State) {
+func (l *life) until(id string, s model.State) {
 	for range 100_000 {
 		if j, err := l.j.Job(id); err == nil && j.State == s {
 			return
@@ -399,7 +400,7 @@ func (l *life) parts() job.Parts {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if p := w.instances[id]; p == nil || p.left {
-				return job.Instance{}, job.ErrNotFound
+				return job.Instance{}, model.ErrNotFound
 			}
 			return l.instance(id), nil
 		},
@@ -412,15 +413,15 @@ func (l *life) parts() job.Parts {
 			return l.instance(id), nil
 		},
 		Store: fakeStore{l},
-		Leftovers: func(context.Context) (refs []job.Ref, err error) {
+		Leftovers: func(context.Context) (refs []model.Ref, err error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			for path := range w.snaps {
-				refs = append(refs, job.Ref{Provider: "fake", Path: path})
+				refs = append(refs, model.Ref{Provider: "fake", Path: path})
 			}
 			return refs, nil
 		},
-		RemoveLeftover: func(_ context.Context, ref job.Ref) error {
+		RemoveLeftover: func(_ context.Context, ref model.Ref) error {
 			l.alive()
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -464,10 +465,10 @@ func (s fakeStore) Silent() time.Duration {
 }
 
 // record is the journal's record of the instance's job right now. The world's lock is held.
-func (l *life) record(instance string) *job.Job {
+func (l *life) record(instance string) *model.Job {
 	active, _, err := l.j.ByInstance(instance)
 	if err != nil || active == nil {
-		return &job.Job{}
+		return &model.Job{}
 	}
 	return active
 }
@@ -476,7 +477,7 @@ func (l *life) record(instance string) *job.Job {
 // control plane was told is released. The lock is held.
 func (l *life) notReleased(instance string) {
 	id := l.record(instance).ID
-	if slices.ContainsFunc(l.w.events, func(e job.Event) bool { return e.Type == job.EventReleased && e.Job == id }) {
+	if slices.ContainsFunc(l.w.events, func(e model.Event) bool { return e.Type == model.EventReleased && e.Job == id }) {
 		l.w.fault("%s is started again after the report that it was released", instance)
 	}
 }
@@ -498,51 +499,51 @@ type fakeSnaps struct {
 	p  *phone
 }
 
-func (s *fakeSnaps) Plan(_ context.Context, id string) ([]job.Snapshot, error) {
-	var planned []job.Snapshot
+func (s *fakeSnaps) Plan(_ context.Context, id string) ([]model.Snapshot, error) {
+	var planned []model.Snapshot
 	for _, v := range []string{"data", "media"} {
 		live := !s.p.pinned && !(s.p.warm && v == "media")
-		planned = append(planned, job.Snapshot{
-			Name: v, Ref: job.Ref{Provider: "fake", Path: id + "-" + v, Volume: "/live " + v}, Live: live, Warm: s.p.warm && !live, Comparable: true,
+		planned = append(planned, model.Snapshot{
+			Name: v, Ref: model.Ref{Provider: "fake", Path: id + "-" + v, Volume: "/live " + v}, Live: live, Warm: s.p.warm && !live, Comparable: true,
 		})
 	}
 	return planned, nil
 }
 
-func (s *fakeSnaps) PlanRestored(_ context.Context, id string, places []job.Place) (planned []job.Snapshot, err error) {
+func (s *fakeSnaps) PlanRestored(_ context.Context, id string, places []model.Place) (planned []model.Snapshot, err error) {
 	s.l.alive()
 	for _, p := range places {
 		if s.p.pinned && p.Volume == "media" {
 			err = errors.New("the storage of media is out of order")
 			continue
 		}
-		planned = append(planned, job.Snapshot{
-			Name: p.Volume, Ref: job.Ref{Provider: "fake", Path: id + "-" + p.Volume}, Live: true, Comparable: true, At: p.Stage,
+		planned = append(planned, model.Snapshot{
+			Name: p.Volume, Ref: model.Ref{Provider: "fake", Path: id + "-" + p.Volume}, Live: true, Comparable: true, At: p.Stage,
 		})
 	}
 	return planned, err
 }
 
-func (s *fakeSnaps) Create(_ context.Context, _ string, planned job.Snapshot) (job.Snapshot, error) {
+func (s *fakeSnaps) Create(_ context.Context, _ string, planned model.Snapshot) (model.Snapshot, error) {
 	s.l.alive()
 	s.l.w.mu.Lock()
 	defer s.l.w.mu.Unlock()
 	if err := s.l.w.failing("snapshot", s.id); err != nil {
-		return job.Snapshot{}, err
+		return model.Snapshot{}, err
 	}
 	j := s.l.record(s.id)
-	if !slices.ContainsFunc(j.Snapshots, func(p job.Snapshot) bool { return p.Ref == planned.Ref }) {
+	if !slices.ContainsFunc(j.Snapshots, func(p model.Snapshot) bool { return p.Ref == planned.Ref }) {
 		s.l.w.fault("journal-first: snapshot %s is not in the journal", planned.Ref.Path)
 	}
 	if _, there := s.l.w.snaps[planned.Ref.Path]; there {
-		return job.Snapshot{}, errors.New("exists")
+		return model.Snapshot{}, errors.New("exists")
 	}
 	s.l.w.snaps[planned.Ref.Path] = s.p.count
 	s.l.w.creations++
 	s.l.w.made[planned.Ref.Path] = fmt.Sprint(s.l.w.creations)
 	if planned.At != "" {
 		at := s.l.w.disks[planned.At]
-		if j.State != job.Placing || at.tree != "tree of "+planned.At {
+		if j.State != model.Placing || at.tree != "tree of "+planned.At {
 			s.l.w.fault("base of %q at %s while the journal says %s", at.tree, planned.At, j.State)
 		}
 		s.l.w.snaps[planned.Ref.Path], s.l.w.made[planned.Ref.Path] = at.count, catalogueOf(at.tree)
@@ -552,22 +553,22 @@ func (s *fakeSnaps) Create(_ context.Context, _ string, planned job.Snapshot) (j
 }
 
 // Instead has a way where the world has one.
-func (s *fakeSnaps) Instead(_ context.Context, _ string, failed job.Snapshot, why error) (job.Snapshot, string, bool) {
+func (s *fakeSnaps) Instead(_ context.Context, _ string, failed model.Snapshot, why error) (model.Snapshot, string, bool) {
 	if s.l.w.instead == nil {
-		return job.Snapshot{}, "", false
+		return model.Snapshot{}, "", false
 	}
 	other, ok := s.l.w.instead(failed)
 	return other, "it takes longer: " + why.Error(), ok
 }
 
-func (s *fakeSnaps) Stands(_ context.Context, snap job.Snapshot) (bool, error) {
+func (s *fakeSnaps) Stands(_ context.Context, snap model.Snapshot) (bool, error) {
 	s.l.w.mu.Lock()
 	defer s.l.w.mu.Unlock()
 	_, there := s.l.w.snaps[snap.Ref.Path]
 	return there, nil
 }
 
-func (s *fakeSnaps) Remove(_ context.Context, ref job.Ref) error {
+func (s *fakeSnaps) Remove(_ context.Context, ref model.Ref) error {
 	s.l.alive()
 	s.l.w.mu.Lock()
 	defer s.l.w.mu.Unlock()
@@ -591,7 +592,7 @@ func (b fakeEngine) Look(_ context.Context, instance, _ string) error {
 	return nil
 }
 
-func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Result, error) {
+func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*model.Result, error) {
 	w := b.l.w
 	w.mu.Lock()
 	w.kept[r.Job] = true
@@ -602,7 +603,7 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		count, there := w.snaps[s.Root[1:]]
 		if p := w.instances[r.Instance]; s.Root == "/live "+s.Volume { // in place
 			count, there = p.count, true
-			if !r.Precopy || s.Base != nil || s.Ref != (job.Ref{}) || !s.Taken.IsZero() {
+			if !r.Precopy || s.Base != nil || s.Ref != (model.Ref{}) || !s.Taken.IsZero() {
 				w.fault("read in place: %+v, in a round: %v", s, r.Precopy)
 			}
 		}
@@ -624,7 +625,7 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	if p := w.instances[r.Instance]; p.gone {
 		w.mu.Unlock()
 		return nil, errors.New("the volume is not mounted")
-	} else if r.Precopy && p.state == job.IsFrozen && !p.owner {
+	} else if r.Precopy && p.state == model.IsFrozen && !p.owner {
 		w.fault("a round of pre-copy while the instance is %s", p.state)
 	}
 	w.mu.Unlock()
@@ -648,7 +649,7 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 		w.mu.Lock()
 		w.packs[pack]++
 		w.mu.Unlock()
-		r.Progress(job.Progress{BytesSent: uint64(i)})
+		r.Progress(model.Progress{BytesSent: uint64(i)})
 	}
 	b.l.alive()
 	if r.Accept != nil {
@@ -671,16 +672,16 @@ func (b fakeEngine) Backup(ctx context.Context, r job.BackupRequest) (*job.Resul
 	}
 	if r.Precopy {
 		w.rounds[r.Job]++
-		return &job.Result{BytesRead: 1 << (30 - w.rounds[r.Job]), Catalogues: catalogues}, nil
+		return &model.Result{BytesRead: 1 << (30 - w.rounds[r.Job]), Catalogues: catalogues}, nil
 	}
 	if w.broken != "engine" {
 		w.backups[r.Instance] = append(w.backups[r.Instance], held)
 	}
-	return &job.Result{Fork: w.forks, Parent: r.Content.Backup, BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
+	return &model.Result{Fork: w.forks, Parent: r.Content.Backup, BackupID: id, Seq: uint64(len(w.backups[r.Instance])), Object: "v/backups/" + id, ManifestSHA256: "00ff", Verified: time.Now(), Catalogues: catalogues}, nil
 }
 
 // Alone fails where the world says that the host is a copy.
-func (b fakeEngine) Alone(ctx context.Context, j *job.Job) error {
+func (b fakeEngine) Alone(ctx context.Context, j *model.Job) error {
 	b.l.alive()
 	w := b.l.w
 	w.mu.Lock()
@@ -694,7 +695,7 @@ func (b fakeEngine) Alone(ctx context.Context, j *job.Job) error {
 }
 
 // Present tells whether the world has the job's backup.
-func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
+func (b fakeEngine) Present(ctx context.Context, j *model.Job) error {
 	// the one who waits is no goroutine of this call, so it can't be ended here
 	dead := func() error {
 		<-ctx.Done()
@@ -727,7 +728,7 @@ func (b fakeEngine) Present(ctx context.Context, j *job.Job) error {
 }
 
 // AcceptFork stores a decision in the world's vault; the first one counts.
-func (b fakeEngine) AcceptFork(_ context.Context, j *job.Job, d job.ForkDecision) (job.ForkDecision, error) {
+func (b fakeEngine) AcceptFork(_ context.Context, j *model.Job, d model.ForkDecision) (model.ForkDecision, error) {
 	b.l.alive()
 	w := b.l.w
 	w.mu.Lock()
@@ -743,13 +744,13 @@ func (b fakeEngine) AcceptFork(_ context.Context, j *job.Job, d job.ForkDecision
 }
 
 // Decided returns the decision in the world's vault.
-func (b fakeEngine) Decided(_ context.Context, j *job.Job) (job.ForkDecision, error) {
+func (b fakeEngine) Decided(_ context.Context, j *model.Job) (model.ForkDecision, error) {
 	b.l.alive()
 	w := b.l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.failing("decided", j.Instance); err != nil || len(w.decisions) == 0 {
-		return job.ForkDecision{}, err
+		return model.ForkDecision{}, err
 	}
 	return w.decisions[len(w.decisions)-1], nil
 }
@@ -784,7 +785,7 @@ func (f fakeMarks) Clear(instance string) error {
 	if err := f.l.w.failing("clear", instance); err != nil {
 		return err
 	}
-	if p := f.l.w.instances[instance]; p.state == job.IsFrozen && !p.owner {
+	if p := f.l.w.instances[instance]; p.state == model.IsFrozen && !p.owner {
 		f.l.w.fault("the note of %s is removed while it is frozen", instance)
 	}
 	delete(f.l.w.marks, instance)
@@ -799,7 +800,7 @@ func (f fakeMarks) List() (map[string][]byte, error) {
 
 type fakeSigner struct{ l *life }
 
-func (s fakeSigner) Receipt(_ context.Context, j *job.Job) (json.RawMessage, error) {
+func (s fakeSigner) Receipt(_ context.Context, j *model.Job) (json.RawMessage, error) {
 	s.l.w.mu.Lock()
 	defer s.l.w.mu.Unlock()
 	if err := s.l.w.failing("sign", j.Instance); err != nil {
@@ -810,12 +811,12 @@ func (s fakeSigner) Receipt(_ context.Context, j *job.Job) (json.RawMessage, err
 
 type quiet struct{ w *world }
 
-func (q quiet) Changed(j *job.Job, _ job.State) {
+func (q quiet) Changed(j *model.Job, _ model.State) {
 	if q.w.observe != nil {
 		q.w.observe(j)
 	}
 }
-func (quiet) Progressed(*job.Job, job.Progress) {}
+func (quiet) Progressed(*model.Job, model.Progress) {}
 
 func (q quiet) Trouble(_, _, _ string, err error) {
 	if contain.Of(err) != nil {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"holdfast/agent/model"
 )
 
 // TestWritable: a write that hangs, and a journal that can't be
@@ -76,14 +78,14 @@ func fill(tb testing.TB, jobs, keepJobs int, keepBytes int64) string {
 		receipt[i] = 'r'
 	}
 	for n := 0; n < jobs; n += 100 {
-		task := Task{ID: fmt.Sprintf("task-%d", n), RequestID: fmt.Sprintf("request-%d", n), Tenant: fmt.Sprintf("tenant-%d", n/100%10)}
-		var list []Job
+		task := model.Task{ID: fmt.Sprintf("task-%d", n), RequestID: fmt.Sprintf("request-%d", n), Tenant: fmt.Sprintf("tenant-%d", n/100%10)}
+		var list []model.Job
 		for i := range 100 {
-			j := Job{
-				ID: fmt.Sprintf("job-%08d", n+i), Task: task.ID, Instance: fmt.Sprintf("instance-%d", i), Tenant: task.Tenant, State: Accepted,
-				Entered: map[State]time.Time{Accepted: time.Now()}, AcceptedAt: time.Now(),
+			j := model.Job{
+				ID: fmt.Sprintf("job-%08d", n+i), Task: task.ID, Instance: fmt.Sprintf("instance-%d", i), Tenant: task.Tenant, State: model.Accepted,
+				Entered: map[model.State]time.Time{model.Accepted: time.Now()}, AcceptedAt: time.Now(),
 			}
-			task.Jobs = append(task.Jobs, JobRef{Instance: j.Instance, Job: j.ID})
+			task.Jobs = append(task.Jobs, model.JobRef{Instance: j.Instance, Job: j.ID})
 			list = append(list, j)
 		}
 		if _, made, err := jr.accept(task, list); err != nil || !made {
@@ -95,11 +97,11 @@ func fill(tb testing.TB, jobs, keepJobs int, keepBytes int64) string {
 				if err != nil {
 					return err
 				}
-				for _, s := range []State{Freezing, Frozen, Snapshotting, Snapshotted, Uploading, Stored, Reported, Acknowledged, Releasing, Released, Done} {
+				for _, s := range []model.State{model.Freezing, model.Frozen, model.Snapshotting, model.Snapshotted, model.Uploading, model.Stored, model.Reported, model.Acknowledged, model.Releasing, model.Released, model.Done} {
 					j.State = s
-					j.enter(time.Now(), jr.Up())
+					j.Enter(time.Now(), jr.Up())
 				}
-				j.Result = &Result{BackupID: "00000001-20261130T060144Z-0ff072d0e5c9e2bb", Object: "v/13ff52e42eed91ff630d9ffd27cde000/backups/x", Files: 1000}
+				j.Result = &model.Result{BackupID: "00000001-20261130T060144Z-0ff072d0e5c9e2bb", Object: "v/13ff52e42eed91ff630d9ffd27cde000/backups/x", Files: 1000}
 				if keepJobs < 0 { // as it was: with the report of each job
 					j.CompletedReport = fmt.Appendf(nil, "%q", receipt)
 				}

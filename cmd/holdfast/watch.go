@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/agent/api"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 )
 
 // How long watch waits before it asks an agent again that went
@@ -142,7 +142,7 @@ func eventLine(e api.Event) string {
 	case api.EventProgress:
 		return ""
 	case api.EventStage:
-		if job.State(e.Stage).Final() {
+		if model.State(e.Stage).Final() {
 			return "" // the event of the job's end follows
 		}
 		what = e.Stage

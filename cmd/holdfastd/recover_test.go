@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
-	"holdfast/agent/job"
+	"holdfast/agent/model"
 	"holdfast/internal/testbed"
 )
 
@@ -52,7 +52,7 @@ esac
 	}
 	eventually(t, "the report waits", func() bool {
 		jobs, err := h.client.Jobs(t.Context(), api.JobFilter{Active: true})
-		return err == nil && len(jobs) == 1 && jobs[0].Stage == string(job.Reported)
+		return err == nil && len(jobs) == 1 && jobs[0].Stage == string(model.Reported)
 	})
 	if err := d.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestSocketAnswersDuringRecovery(t *testing.T) {
 	}
 	eventually(t, "it is being frozen", func() bool {
 		jobs, err := h.client.Jobs(t.Context(), api.JobFilter{Active: true})
-		return err == nil && len(jobs) == 1 && jobs[0].Stage == string(job.Freezing)
+		return err == nil && len(jobs) == 1 && jobs[0].Stage == string(model.Freezing)
 	})
 	check(t, d.cmd.Process.Kill())
 	_ = d.cmd.Wait()

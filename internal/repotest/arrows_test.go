@@ -28,6 +28,8 @@ var levels = map[string]int{
 	"agent/report":  7,
 	"agent/runtime": 7,
 
+	"agent/model": 5, // the records that the packages of the agent share
+
 	"internal/backup":  6,
 	"internal/restore": 6,
 
@@ -77,6 +79,7 @@ var walls = []struct{ from, to, reason string }{
 	{"internal/restore", "internal/obs", "the vault alone knows which objects there are and how they are named"},
 	{"internal/", "os/exec", "an engine that starts programs depends on what is installed; drivers live in agent/runtime"},
 	{"agent/job", "internal/", "the state machine is tested without disk, store or network: it consumes interfaces"},
+	{"agent/model", "internal/", "records say what follows from their fields; whatever acts on them lies above"},
 	{"agent/job", "net/http", "the state machine is tested without disk, store or network: it consumes interfaces"},
 }
 

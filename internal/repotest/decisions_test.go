@@ -174,7 +174,7 @@ func TestAnchorsLead(t *testing.T) {
 	}
 }
 
-// TestStateMachineDocument holds the table of docs/state-machine.md to nextStates in package job.
+// TestStateMachineDocument holds the table of docs/state-machine.md to nextStates in package model.
 func TestStateMachineDocument(t *testing.T) {
 	names, next := statesOfJob(t)
 	rows := map[string][]string{}
@@ -206,11 +206,11 @@ func TestStateMachineDocument(t *testing.T) {
 	}
 }
 
-// statesOfJob reads the constants of type State of package job, and the value of nextStates.
+// statesOfJob reads the constants of type State of package model, and the value of nextStates.
 func statesOfJob(t *testing.T) (names map[string]string, next map[string][]string) {
 	t.Helper()
 	names, next = map[string]string{}, map[string][]string{}
-	parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, "agent/job/job.go"), nil, 0)
+	parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, "agent/model/job.go"), nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,9 @@
-package job
+package model
 
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -48,6 +49,10 @@ const (
 	Starting  State = "starting" // about to start the instance, or doing it
 )
 
+// Unknown is the state of an unfinished job whose record this program does
+// not understand. No job enters the state by itself; see journal.UnknownRecord.
+const Unknown State = "unknown"
+
 // Kind is the kind of a job's work.
 type Kind string
 
@@ -82,32 +87,35 @@ var nextStates = map[State][]State{
 	Failing:      {Failed},
 }
 
-// canFail tells whether the job may go on to Failing from here.
-func (j *Job) canFail() bool { return slices.Contains(nextStates[j.State], Failing) }
+// LeadsTo tells whether a job in this state may enter the other state next.
+func (s State) LeadsTo(next State) bool { return slices.Contains(nextStates[s], next) }
 
-// undoing tells whether the state lies on a way that has no other
+// Known tells whether this program knows the state.
+func (s State) Known() bool { return len(nextStates[s]) > 0 || s.Final() || s == Unknown }
+
+// Undoing tells whether the state lies on a way that has no other
 // way out: the instance has to run again.
-func (s State) undoing() bool {
+func (s State) Undoing() bool {
 	return s == Failing || s == Suspending || s == Resuming || s == Ending || s == Released
 }
 
 // Final tells whether a job in this state is over.
 func (s State) Final() bool { return s == Done || s == Failed }
 
-// unstored tells whether the state lies between the queue and a
+// Unstored tells whether the state lies between the queue and a
 // stored backup: the time of work that can still fail.
-func (s State) unstored() bool { return s == Precopying || s.holding() }
+func (s State) Unstored() bool { return s == Precopying || s.Holding() }
 
-// holding tells whether the instance does not run for the sake of
+// Holding tells whether the instance does not run for the sake of
 // work that can still fail (unless it is backed up live).
-func (s State) holding() bool {
+func (s State) Holding() bool {
 	return slices.Contains([]State{Freezing, Frozen, Snapshotting, Snapshotted, Uploading}, s)
 }
 
-// standsStill tells whether the job has, or may have, stopped an
+// StandsStill tells whether the job has, or may have, stopped an
 // instance that ran, for work that can still fail.
-func (j *Job) standsStill() bool {
-	return j.State.holding() && !j.HeldSince.IsZero() && j.Found != IsStopped
+func (j *Job) StandsStill() bool {
+	return j.State.Holding() && !j.HeldSince.IsZero() && j.Found != IsStopped
 }
 
 // Policy says who decides that a backed-up instance is powered down.
@@ -137,8 +145,8 @@ const (
 	ModeLive Mode = "live"
 )
 
-// precopies tells whether rounds before the hold are wanted.
-func (m Mode) precopies() bool { return m == ModePrecopy || m == ModeStop }
+// Precopies tells whether rounds before the hold are wanted.
+func (m Mode) Precopies() bool { return m == ModePrecopy || m == ModeStop }
 
 // Round is one round of pre-copy that was finished.
 type Round struct {
@@ -163,7 +171,7 @@ type JobRef struct {
 	Job      string `json:"job"`
 }
 
-// Ref names a snapshot on this host, also a planned one. It is opaque to this package.
+// Ref names a snapshot on this host, also a planned one. It is opaque to jobs.
 type Ref struct {
 	Provider string `json:"provider"`
 	Path     string `json:"path"`
@@ -194,7 +202,7 @@ type Snapshot struct {
 	// Ino is what later snapshots have to know of one of an image, as snapshot.Snapshot has it.
 	Ino uint64 `json:"ino,omitempty"`
 	// At is where the volume lies that is not in its place yet (see
-	// Snapshotter.PlanRestored); empty: in its place.
+	// job.Snapshotter.PlanRestored); empty: in its place.
 	At string `json:"at,omitempty"`
 }
 
@@ -272,7 +280,7 @@ type Job struct {
 
 	// Found is how the instance was before the job touched it.
 	Found RuntimeState `json:"found,omitempty"`
-	// Kept is Instance.Keep of the job's instance, while the job is unfinished.
+	// Kept is job.Instance.Keep of the job's instance, while the job is unfinished.
 	Kept json.RawMessage `json:"kept,omitempty"`
 	// Identity is the engine's own of the instance that the job is
 	// about to hold, or holds. From then on the job knows the instance
@@ -320,7 +328,7 @@ type Job struct {
 	ReleaseAsked   bool      `json:"release_asked,omitempty"`
 	ResumeAsked    bool      `json:"resume_asked,omitempty"`
 	CancelAsked    bool      `json:"cancel_asked,omitempty"`
-	AbandonAsked   bool      `json:"abandon_asked,omitempty"` // see Manager.Abandon
+	AbandonAsked   bool      `json:"abandon_asked,omitempty"` // see job.Manager.Abandon
 	// data of the completed event, to send again
 	CompletedReport json.RawMessage `json:"completed_report,omitempty"`
 	// why it failed or is held, in plain words
@@ -332,93 +340,42 @@ type Job struct {
 // IsRestore tells restores from backups.
 func (j *Job) IsRestore() bool { return j.Kind == KindRestore }
 
-// undoable tells whether the job can still be cancelled: before its backup
+// Undoable tells whether the job can still be cancelled: before its backup
 // is stored, or before the volumes that it restores get into their places.
-func (j *Job) undoable() bool {
-	return j.State == Accepted || j.State == Suspending || j.State == Restoring || j.State.unstored()
+func (j *Job) Undoable() bool {
+	return j.State == Accepted || j.State == Suspending || j.State == Restoring || j.State.Unstored()
 }
 
-// Event is one report to the control plane. The events
-// of one instance are delivered in the order of Seq.
-type Event struct {
-	Seq      uint64    `json:"seq"` // 0: not in the journal, may be lost
-	ID       string    `json:"id"`  // the same each time it is sent
-	Type     string    `json:"type"`
-	Instance string    `json:"instance"`
-	Task     string    `json:"task"`
-	Job      string    `json:"job"`
-	Time     time.Time `json:"time"` // UTC
-	// Tenant is the owner where no step of a job made the event; else the tenant of the job.
-	Tenant string          `json:"tenant,omitempty"`
-	Data   json.RawMessage `json:"data"`
+// Abandonable tells whether an operator can give the job up: its record is not
+// understood, or the job is on the way back and an act of that way may fail for ever. In
+// all other states a cancel, a release or a resume leads to the way back or to the end.
+func (j *Job) Abandonable() bool {
+	return j.State == Unknown || j.State == Failing || j.State == Suspending || j.State == Resuming
 }
 
-// Types of events.
-const (
-	EventStarted   = "holdfast.backup.started"
-	EventProgress  = "holdfast.backup.progress"
-	EventCompleted = "holdfast.backup.completed"
-	EventFailed    = "holdfast.backup.failed"
-	EventGone      = "holdfast.backup.gone" // the store lost a part of it; the instance is held
-	EventReleased  = "holdfast.instance.released"
-	EventResumed   = "holdfast.instance.resumed"
-
-	EventDecided = "holdfast.instance.decided" // an operator of the host has decided about it
-	// content that a restore had replaced was found beside the volumes, unknown to the journal
-	EventKept = "holdfast.instance.kept"
-
-	EventRestoreStarted   = "holdfast.restore.started"
-	EventRestoreProgress  = "holdfast.restore.progress"
-	EventRestoreCompleted = "holdfast.restore.completed"
-	EventRestoreFailed    = "holdfast.restore.failed"
-)
-
-// Errors by which a caller decides.
-var (
-	// ErrRequestReused says that the request id was used before with another body.
-	ErrRequestReused = errors.New("request id was used before with another body")
-	// ErrDraining says that the agent takes no new commands.
-	ErrDraining = errors.New("the agent is shutting down")
-	// ErrQueueFull says that as many jobs wait as the configuration allows.
-	ErrQueueFull = errors.New("the queue is full")
-	// ErrNotFound says that no such task, job or instance is known.
-	ErrNotFound = errors.New("not found")
-	// ErrState says that the job is not in a state in which that can be asked.
-	ErrState = errors.New("not possible in this state")
-	// ErrEnded says that the job is over.
-	ErrEnded = errors.New("the job has ended already")
-	// ErrNoAnswer says that storage did not answer within the time of
-	// a call on it, which may go on.
-	ErrNoAnswer = errors.New("the storage does not answer")
-	// ErrLocked says that another process has the journal open.
-	ErrLocked = errors.New("journal is in use by another process")
-	// ErrNewer says that a later version of the program wrote the journal.
-	ErrNewer = errors.New("journal was written by a newer version")
-	// ErrOlder says that an earlier version of the program wrote the journal.
-	ErrOlder = errors.New("journal was written by an earlier version")
-)
-
-// BusyError says which instances have an unfinished job.
-type BusyError struct {
-	Instances []string // all of them
-	Restoring []string // those whose job is a restore
-	Unknown   []string // those whose job has the state Unknown
-}
-
-func (e *BusyError) Error() string {
-	if len(e.Unknown) > 0 {
-		return "instances whose jobs are not understood: " + quoteAll(e.Unknown)
+// LeftBehind says in what state an abandoned job leaves the host.
+func (j *Job) LeftBehind() string {
+	was := string(j.State)
+	if j.Cause != "" {
+		was += ": " + j.Cause
 	}
-	if len(e.Restoring) > 0 {
-		return "instances in recovery: " + quoteAll(e.Restoring)
+	text := "an operator gave the job up (it was " + was + "); the agent leaves the instance as it is"
+	if j.Hold {
+		text += ", which may be frozen or stopped"
 	}
-	return "instances in backup: " + quoteAll(e.Instances)
+	if r := j.Restore; r != nil && !r.Placed && len(r.Places) > 0 {
+		text += "; for each volume, one of two places has what was there before and the other what was restored"
+		for _, p := range r.Places {
+			text += fmt.Sprintf(", %s: %s and %s", p.Volume, p.Target, p.Stage)
+		}
+	}
+	return text
 }
 
-func quoteAll(names []string) string {
-	b, err := json.Marshal(names)
-	if err != nil {
-		return ""
+// Complete tells whether the result says all that a release rests on.
+func (r *Result) Complete() error {
+	if r == nil || r.BackupID == "" || r.Object == "" || r.ManifestSHA256 == "" || r.Verified.IsZero() {
+		return errors.New("the backup engine did not say that the manifest was stored and verified")
 	}
-	return string(b)
+	return nil
 }
