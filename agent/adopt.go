@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/internal/durable"
 	"holdfast/internal/hostid"
 )
@@ -26,7 +26,7 @@ type Adopted struct {
 // never held an instance: journal and notes are set aside, with all jobs and reports. Without,
 // this machine goes on as the host that the folder is of, and every other copy stands still at
 // its next look at the store. Nothing is done to any instance or vault. It is for a folder that
-// no agent has open: else the error wraps job.ErrLocked. It can be repeated, and
+// no agent has open: else the error wraps journal.ErrLocked. It can be repeated, and
 // after a crash either nothing was decided, or the next start of the agent ends it.
 func Adopt(stateDir string, renew bool) (Adopted, error) {
 	var done Adopted
@@ -43,22 +43,22 @@ func Adopt(stateDir string, renew bool) (Adopted, error) {
 	if _, err := os.Lstat(stateDir); err != nil {
 		return done, fmt.Errorf("state_dir: %w", err)
 	}
-	var journal *job.Journal
+	var jr *journal.Journal
 	if _, err = os.Lstat(path); err == nil {
-		journal, err = job.Inspect(path)
+		jr, err = journal.Inspect(path)
 	}
 	switch {
-	case errors.Is(err, job.ErrLocked):
+	case errors.Is(err, journal.ErrLocked):
 		return done, fmt.Errorf("an agent works with %s; stop it (`holdfastd stop`) and try again: %w", stateDir, err)
 	case err != nil && !renew && !errors.Is(err, fs.ErrNotExist):
 		return done, fmt.Errorf("to go on as this host takes its journal; `holdfastd adopt --new` goes on without: %w", err)
 	case err == nil:
-		defer func() { _ = journal.Close() }() // nothing was written
-		if c.Owner, err = journal.Owner(); err != nil {
+		defer func() { _ = jr.Close() }() // nothing was written
+		if c.Owner, err = jr.Owner(); err != nil {
 			return done, err
 		}
-		active, aerr := journal.Active()
-		n, nerr := journal.PendingReports()
+		active, aerr := jr.Active()
+		n, nerr := jr.PendingReports()
 		if err := errors.Join(aerr, nerr); err != nil {
 			return done, err
 		}

@@ -25,6 +25,7 @@ import (
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/metrics"
 	"holdfast/agent/report"
 	"holdfast/internal/backup"
@@ -94,7 +95,7 @@ type Agent struct {
 	vaults    *vaults
 	health    *storeHealth
 	engine    *backup.Pool
-	journal   *job.Journal
+	journal   *journal.Journal
 	manager   *job.Manager
 	watcher   *watcher
 	metrics   *metrics.Metrics
@@ -162,7 +163,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err := hostid.Settle(cfg.StateDir, setAside(cfg.StateDir)); err != nil {
 		return nil, err
 	}
-	if a.journal, err = job.OpenJournal(filepath.Join(cfg.StateDir, JournalFile)); err != nil {
+	if a.journal, err = journal.Open(filepath.Join(cfg.StateDir, JournalFile)); err != nil {
 		return nil, err
 	}
 	opened(a.journal.Close)

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"holdfast/agent/job"
+	"holdfast/agent/journal"
 )
 
 // readyTime bounds the look at the journal for an answer on readiness.
@@ -24,7 +24,7 @@ func (a *Agent) Alive(ctx context.Context) error {
 	if err := a.stuck(); err != nil {
 		return err
 	}
-	if err := a.journal.Writable(ctx); err != nil && !errors.Is(err, job.ErrJournalFull) {
+	if err := a.journal.Writable(ctx); err != nil && !errors.Is(err, journal.ErrFull) {
 		return err
 	}
 	a.manager.Counts()

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"time"
 
-	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/obs"
 )
@@ -40,8 +40,8 @@ func Unfinished(stateDir string) ([]string, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return instances, nil
 	}
-	jobs, err := job.Unfinished(path)
-	if errors.Is(err, job.ErrLocked) {
+	jobs, err := journal.Unfinished(path)
+	if errors.Is(err, journal.ErrLocked) {
 		return nil, nil
 	}
 	for _, j := range jobs {

@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
@@ -307,7 +308,7 @@ func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *instance) 
 
 // Jobs implements api.Service.
 func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.JobInfo, uint64, error) {
-	jobs, next, err := s.a.journal.List(job.Query{
+	jobs, next, err := s.a.journal.List(journal.Query{
 		All: c.SeesAll(), Tenant: c.Tenant, Task: f.TaskID, Instance: f.InstanceID, Active: f.Active, Before: f.Before, Limit: f.Limit,
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"holdfast/agent/config"
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/durable"
 )
@@ -43,7 +44,7 @@ func Strays(cfg *config.Config) (warnings []string) {
 		jobs[j.Instance] = j
 	}
 	// An agent that runs has the journal locked, and a damaged journal is for its start to tell of.
-	if active, err := job.Peek(filepath.Join(cfg.StateDir, "journal.db")); err == nil {
+	if active, err := journal.Peek(filepath.Join(cfg.StateDir, "journal.db")); err == nil {
 		for _, j := range active {
 			jobs[j.Instance] = j
 		}

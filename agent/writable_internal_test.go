@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/metrics"
 )
 
@@ -15,15 +15,15 @@ import (
 // /healthz, finds the journal writable does not take back that a job
 // could not write to it: a write of a few bytes succeeds on a full disk.
 func TestSmallWriteHealsNoJournal(t *testing.T) {
-	journal, err := job.OpenJournal(filepath.Join(t.TempDir(), "journal"))
+	jr, err := journal.Open(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = journal.Close() })
-	a := &Agent{journal: journal, watcher: newWatcher(slog.New(slog.DiscardHandler), metrics.New(metrics.Options{}))}
-	journal.WatchWrites(a.journalled)
+	t.Cleanup(func() { _ = jr.Close() })
+	a := &Agent{journal: jr, watcher: newWatcher(slog.New(slog.DiscardHandler), metrics.New(metrics.Options{}))}
+	jr.WatchWrites(a.journalled)
 	a.journalled(fmt.Errorf("write: %w", syscall.ENOSPC)) // of a job
-	if err := journal.Writable(t.Context()); err != nil {
+	if err := jr.Writable(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if a.journalTrouble() == nil {

@@ -1,43 +1,17 @@
 package job
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
-	"go.etcd.io/bbolt"
-
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 )
 
 // A job that can't end keeps its instance from every other job. An
 // operator gives such a job up, and takes over the rest of its work
 // on the instance and its volumes: the agent leaves both as they are.
-
-// Busy is a *BusyError where unfinished jobs work on any of the instances, and nil where none does.
-func (jr *Journal) Busy(instances ...string) error {
-	var busy model.BusyError
-	err := jr.db.View(func(tx *bbolt.Tx) error {
-		for _, instance := range instances {
-			id := tx.Bucket(bucketActive).Get([]byte(instance))
-			if id == nil {
-				continue
-			}
-			j, err := getJob(tx, string(id))
-			if err != nil {
-				return err
-			}
-			busy.Add(j)
-		}
-		return nil
-	})
-	if err == nil && len(busy.Instances) > 0 {
-		return &busy
-	}
-	return err
-}
 
 // ofUnknown tells whether a snapshot may belong to a job
 // whose record does not say which snapshots the job has.
@@ -62,12 +36,12 @@ func (m *Manager) Abandon(instance string) (*model.Job, error) {
 	case active == nil:
 		return nil, fmt.Errorf("abandon the job of %q, which has none: %w", instance, model.ErrNotFound)
 	case active.State != model.Unknown:
-		j, _, err := m.journal.step(active.ID, "", m.opts.Now(), func(_ *bbolt.Tx, j *model.Job) error {
+		j, _, err := m.journal.Step(active.ID, "", m.opts.Now(), func(j journal.Record) error {
 			if !j.Abandonable() {
 				return fmt.Errorf("abandon job %s, which is %s: %w", j.ID, j.State, model.ErrState)
 			}
 			return nil
-		}, change{edit: func(j *model.Job) { j.AbandonAsked = true }})
+		}, journal.Change{Edit: func(j *model.Job) { j.AbandonAsked = true }})
 		if err != nil {
 			return nil, err
 		}
@@ -85,38 +59,11 @@ func (w *worker) abandoned() bool {
 
 // abandon ends a job that was given up.
 func (m *Manager) abandon(j *model.Job) error {
-	from, kind := j.State, model.EventFailed
+	kind := model.EventFailed
 	if j.IsRestore() {
 		kind = model.EventRestoreFailed
 	}
-	var ended *model.Job
-	err := m.journal.update(func(tx *bbolt.Tx) error {
-		now, err := getJob(tx, j.ID)
-		if err != nil {
-			return err
-		}
-		if !now.Abandonable() {
-			return fmt.Errorf("abandon job %s, which is %s: %w", now.ID, now.State, model.ErrState)
-		}
-		now.Cause = now.LeftBehind()
-		from, now.State = now.State, model.Failed
-		now.Enter(m.opts.Now(), m.journal.Up())
-		if now.Hold {
-			now.EndHold(m.opts.Now(), m.journal.Up())
-		}
-		left := leftSnapshots(now, m.opts.Now())
-		now.Snapshots, now.CompletedReport, now.Kept = nil, nil, nil
-		if err := doubtContent(tx, now, from); err != nil {
-			return err
-		}
-		r := UnknownRecord{Bucket: string(bucketJobs), Key: []byte(now.ID)}
-		if err := errors.Join(emit(tx, now, m.opts.Now(), m.event(kind)), putLeftovers(tx, left), tx.Bucket(bucketUnknown).Delete(r.key()),
-			put(tx, bucketJobs, []byte(now.ID), now), finish(tx, now, m.journal.Up())); err != nil {
-			return err
-		}
-		ended = now
-		return nil
-	})
+	ended, from, err := m.journal.Abandon(j.ID, m.opts.Now(), m.event(kind))
 	if err != nil {
 		return err
 	}
@@ -128,26 +75,4 @@ func (m *Manager) abandon(j *model.Job) error {
 	}
 	m.changed(ended, from)
 	return nil
-}
-
-// doubtContent notes that nobody knows the content of the volumes after a job that was given up,
-// unless the job was a backup for sure, which changes no volume, or all volumes were in place.
-func doubtContent(tx *bbolt.Tx, j *model.Job, from model.State) error {
-	if j.Kind == model.KindBackup && from != model.Unknown || j.Restore != nil && j.Restore.Placed {
-		return nil
-	}
-	var c model.Content
-	if _, err := get(tx, bucketContent, []byte(j.Instance), &c); err != nil {
-		return err
-	}
-	c.Doubt = fmt.Sprintf("job %s was given up while it was %s", j.ID, from)
-	return put(tx, bucketContent, []byte(j.Instance), c)
-}
-
-// leftSnapshots are the snapshots that the record of an abandoned job names.
-func leftSnapshots(j *model.Job, now time.Time) (left []model.Leftover) {
-	for _, s := range j.Snapshots {
-		left = append(left, model.Leftover{Instance: j.Instance, Job: j.ID, Ref: s.Ref, Since: now.UTC(), Error: "its job was given up"})
-	}
-	return left
 }

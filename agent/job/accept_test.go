@@ -8,9 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"holdfast/agent/job"
+	"holdfast/agent/journal/journaltest"
 	"holdfast/agent/model"
 )
 
@@ -100,7 +99,7 @@ func TestChosenBackup(t *testing.T) {
 				if err != nil || l.final(task.Jobs[0].Job).State != model.Done {
 					t.Fatal(err)
 				}
-				if err := l.j.NoteReleased("phone"); err != nil {
+				if err := noteReleased(l.j, "phone"); err != nil {
 					t.Fatal(err)
 				}
 				w.backups["phone"] = tt.vault
@@ -147,7 +146,7 @@ func TestAbandonedRestoreIsInDoubt(t *testing.T) {
 		close(on)
 		l.final(id)
 		l.stop()
-		edit(t, w.journal, unfinished(id, "phone"))
+		journaltest.Edit(t, w.journal, unfinished(id, "phone"))
 		l = w.start(-1, job.Options{})
 		if j, _ := l.j.Job(id); j.State != model.Unknown || !j.IsRestore() {
 			t.Fatalf("the restore is %s", j.State)
@@ -181,9 +180,9 @@ func TestAbandonedRestoreIsInDoubt(t *testing.T) {
 
 // unfinished makes the record of a restore that is done one
 // of a restore in a state that this program does not know.
-func unfinished(id, instance string) func(tx *bbolt.Tx) error {
-	return func(tx *bbolt.Tx) error {
-		return errors.Join(first("jobs", id, replaced(`"state":"done"`, `"state":"resharding"`))(tx), first("jobs", id, replaced(`"placed":true,`, ""))(tx),
+func unfinished(id, instance string) func(tx *journaltest.Tx) error {
+	return func(tx *journaltest.Tx) error {
+		return errors.Join(journaltest.First("jobs", id, journaltest.Replaced(`"state":"done"`, `"state":"resharding"`))(tx), journaltest.First("jobs", id, journaltest.Replaced(`"placed":true,`, ""))(tx),
 			tx.Bucket([]byte("active")).Put([]byte(instance), []byte(id)))
 	}
 }

@@ -1,15 +1,11 @@
 package job
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
-
-	"go.etcd.io/bbolt"
 
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
@@ -20,8 +16,6 @@ import (
 // Unless the decision says for certain that a backup holds it, it is kept aside: the journal names
 // it in the transaction of the state restored, and then it is renamed, beside its volume. It is
 // removed after Options.KeepAside, or when an operator says so, and a put-back exchanges it again.
-
-func asideKey(instance, job string) []byte { return []byte(instance + "\x00" + job) }
 
 // replaced looks at the content that all volumes have replaced, once all are in their places. It
 // returns the places as they are to be journalled, and the record of the kept content; nil: none is
@@ -92,92 +86,6 @@ func (w *worker) setAside(j *model.Job, p model.Place) {
 	}
 }
 
-// putAside writes, in the transaction of a state, the content that is kept from then on, and the
-// content that is not any more.
-func putAside(tx *bbolt.Tx, c change) error {
-	if c.unkept != nil {
-		if err := tx.Bucket(bucketAside).Delete(c.unkept); err != nil {
-			return err
-		}
-	}
-	if c.kept == nil {
-		return nil
-	}
-	return put(tx, bucketAside, []byte(c.kept.Key()), c.kept)
-}
-
-// Kept lists the kept content, the oldest first.
-func (jr *Journal) Kept() (list []model.Aside, err error) {
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketAside).ForEach(func(k, v []byte) error {
-			var s model.Aside
-			if err := json.Unmarshal(v, &s); err != nil {
-				return fmt.Errorf("journal: decode the record of kept content %q: %w", k, err)
-			}
-			list = append(list, s)
-			return nil
-		})
-	})
-	slices.SortFunc(list, func(a, b model.Aside) int {
-		return cmp.Or(cmp.Compare(a.SinceUp, b.SinceUp), cmp.Compare(a.Job, b.Job))
-	})
-	return list, err
-}
-
-// keptBy returns the record of the content that one job has replaced, or ErrNotFound.
-func (jr *Journal) keptBy(instance, job string) (s model.Aside, err error) {
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		found, err := get(tx, bucketAside, asideKey(instance, job), &s)
-		if err == nil && !found {
-			err = fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, model.ErrNotFound)
-		}
-		return err
-	})
-	return s, err
-}
-
-// changeAside rewrites a record that is still there, or forgets it where edit returns false.
-func (jr *Journal) changeAside(instance, job string, check func(tx *bbolt.Tx) error, edit func(*model.Aside) bool) error {
-	return jr.update(func(tx *bbolt.Tx) error {
-		var s model.Aside
-		found, err := get(tx, bucketAside, asideKey(instance, job), &s)
-		switch {
-		case err != nil:
-			return err
-		case !found:
-			return fmt.Errorf("job %s of instance %q has no kept content: %w", job, instance, model.ErrNotFound)
-		}
-		if check != nil {
-			if err := check(tx); err != nil {
-				return err
-			}
-		}
-		if !edit(&s) {
-			return tx.Bucket(bucketAside).Delete([]byte(s.Key()))
-		}
-		return put(tx, bucketAside, []byte(s.Key()), s)
-	})
-}
-
-// noPutBack fails while a job of the instance puts back the content that the named job has
-// replaced, or has only just replaced it.
-func noPutBack(instance, job string) func(tx *bbolt.Tx) error {
-	return func(tx *bbolt.Tx) error {
-		id := tx.Bucket(bucketActive).Get([]byte(instance))
-		if id == nil {
-			return nil
-		}
-		active, err := getJob(tx, string(id))
-		if err != nil {
-			return err
-		}
-		if active.PutBack == job || active.ID == job {
-			return fmt.Errorf("the kept content of %q is in use by job %s, which is %s: %w", instance, active.ID, active.State, model.ErrState)
-		}
-		return nil
-	}
-}
-
 // Kept lists the kept content, the oldest first.
 func (m *Manager) Kept() ([]model.Aside, error) { return m.journal.Kept() }
 
@@ -224,16 +132,17 @@ func (m *Manager) RemoveKept(instance, job string) error {
 func (m *Manager) removeAside(s model.Aside, told bool) error {
 	if !s.Removing {
 		m.hit(crashpoint.WriteRemoving + crashpoint.Before)
-		may := func(tx *bbolt.Tx) error {
-			if err := noPutBack(s.Instance, s.Job)(tx); err != nil || !told {
-				return err
-			}
-			return tell(tx, m.opts.Now(), model.EventDecided, decidedData{
+		var event *model.Event
+		if told {
+			e, err := decided(model.EventDecided, decidedData{
 				Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Decision: decidedRemoval, By: "an operator", BackupID: s.Known.Backup, Replaced: &s.Replaced,
 			})
+			if err != nil {
+				return err
+			}
+			event = &e
 		}
-		err := m.journal.changeAside(s.Instance, s.Job, may, func(s *model.Aside) bool { s.Removing = true; return true })
-		if err != nil {
+		if err := m.journal.CondemnKept(s.Instance, s.Job, event, m.opts.Now()); err != nil {
 			return err
 		}
 		wake(m.outbox)
@@ -246,7 +155,7 @@ func (m *Manager) removeAside(s model.Aside, told bool) error {
 		m.hit(crashpoint.RemoveAside + crashpoint.After)
 	}
 	failed := errors.Join(errs...)
-	err := m.journal.changeAside(s.Instance, s.Job, nil, func(s *model.Aside) bool {
+	err := m.journal.EditKept(s.Instance, s.Job, func(s *model.Aside) bool {
 		if failed != nil {
 			s.Error = failed.Error()
 		}
@@ -360,7 +269,7 @@ func (m *Manager) renameAside(s model.Aside) error {
 	if text == s.Error {
 		return failed
 	}
-	err = m.journal.changeAside(s.Instance, s.Job, nil, func(s *model.Aside) bool { s.Error = text; return true })
+	err = m.journal.EditKept(s.Instance, s.Job, func(s *model.Aside) bool { s.Error = text; return true })
 	return errors.Join(failed, err)
 }
 

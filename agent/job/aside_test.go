@@ -103,7 +103,7 @@ var expired = asideStep{
 // released notes that the instance was powered down on its backup, so that the volumes that it left
 // are in a backup for certain.
 var released = asideStep{
-	do: func(l *life) error { return l.command(func() error { return l.j.NoteReleased("phone") }) },
+	do: func(l *life) error { return l.command(func() error { return noteReleased(l.j, "phone") }) },
 	done: func(l *life) bool {
 		c, err := l.j.Content("phone")
 		return err == nil && c.Released
@@ -406,7 +406,7 @@ func TestInPlaceOrderSparesWhatChanged(t *testing.T) {
 					t.Fatal(err)
 				}
 				l.final(task.Jobs[0].Job)
-				if err := l.j.NoteReleased("phone"); err != nil {
+				if err := noteReleased(l.j, "phone"); err != nil {
 					t.Fatal(err)
 				}
 				w.mu.Lock()
@@ -453,7 +453,7 @@ func TestInPlaceOrderFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.final(task.Jobs[0].Job)
-		if err := l.j.NoteReleased("phone"); err != nil {
+		if err := noteReleased(l.j, "phone"); err != nil {
 			t.Fatal(err)
 		}
 		w.mu.Lock()

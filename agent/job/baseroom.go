@@ -95,7 +95,7 @@ func (m *Manager) watchRoom(ctx context.Context, seen map[string]roomSeen) (paus
 // dropShort removes a base for lack of space and says so; false
 // where it can't go, since a job uses it.
 func (m *Manager) dropShort(ctx context.Context, b model.Base, free, total int64, lasts time.Duration) bool {
-	forgotten, err := m.journal.forgetBase(b)
+	forgotten, err := m.journal.ForgetBase(b)
 	if err != nil || !forgotten {
 		return false
 	}

@@ -1,15 +1,11 @@
 package job
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
-
-	"go.etcd.io/bbolt"
 
 	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
@@ -31,78 +27,6 @@ type Bases struct {
 // they pin the old blocks of everything that is written meanwhile.
 const basesEvery = time.Hour
 
-func baseKey(instance, volume string) []byte { return []byte(instance + "\x00" + volume) }
-
-// Bases returns the bases of an instance, or of all when it is "", the oldest first.
-func (jr *Journal) Bases(instance string) (bases []model.Base, err error) {
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		bases, err = basesOf(tx, instance)
-		return err
-	})
-	return bases, err
-}
-
-func basesOf(tx *bbolt.Tx, instance string) (bases []model.Base, err error) {
-	prefix := []byte(instance)
-	if instance != "" {
-		prefix = baseKey(instance, "")
-	}
-	c := tx.Bucket(bucketBases).Cursor()
-	for k, v := c.Seek(prefix); k != nil && hasPrefix(k, prefix); k, v = c.Next() {
-		var b model.Base
-		if err := json.Unmarshal(v, &b); err != nil {
-			return nil, fmt.Errorf("journal: decode base %q: %w", k, err)
-		}
-		bases = append(bases, b)
-	}
-	slices.SortFunc(bases, func(a, b model.Base) int {
-		return cmp.Or(cmp.Compare(a.MadeUp, b.MadeUp), cmp.Compare(a.Ref.Path, b.Ref.Path))
-	})
-	return bases, nil
-}
-
-// putBases writes the bases of a change.
-func putBases(tx *bbolt.Tx, instance string, c change) error {
-	if c.dropBases {
-		old, err := basesOf(tx, instance)
-		if err != nil {
-			return err
-		}
-		for _, b := range old {
-			if err := tx.Bucket(bucketBases).Delete(baseKey(b.Instance, b.Volume)); err != nil {
-				return err
-			}
-		}
-	}
-	for _, b := range c.bases {
-		if err := put(tx, bucketBases, baseKey(b.Instance, b.Volume), b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// forgetBase takes a base out of the journal, unless it is another one by now or a job may use it.
-func (jr *Journal) forgetBase(b model.Base) (forgotten bool, err error) {
-	err = jr.update(func(tx *bbolt.Tx) error {
-		forgotten = false
-		if id := tx.Bucket(bucketActive).Get([]byte(b.Instance)); id != nil {
-			j, err := getJob(tx, string(id))
-			if err != nil || j.State != model.Accepted {
-				return err
-			}
-		}
-		var now model.Base
-		found, err := get(tx, bucketBases, baseKey(b.Instance, b.Volume), &now)
-		if err != nil || !found || now.Ref != b.Ref {
-			return err
-		}
-		forgotten = true
-		return tx.Bucket(bucketBases).Delete(baseKey(b.Instance, b.Volume))
-	})
-	return forgotten, err
-}
-
 // dropBases removes the bases that the rules do not allow any more, the oldest first.
 func (m *Manager) dropBases(ctx context.Context) {
 	bases, err := m.journal.Bases("")
@@ -117,7 +41,7 @@ func (m *Manager) dropBases(ctx context.Context) {
 		if m.mayKeep(ctx, b) {
 			continue
 		}
-		forgotten, err := m.journal.forgetBase(b)
+		forgotten, err := m.journal.ForgetBase(b)
 		switch {
 		case err != nil:
 			m.parts.Observer.Trouble(b.Instance, "", "remove base snapshot "+b.Ref.Path, err)
@@ -186,21 +110,6 @@ func (w *worker) atEnd(hard context.Context, j *model.Job) []model.Base {
 		defer cancel()
 		return instance.Snapshots.Stands(ctx, s)
 	})
-}
-
-// replaced returns the bases that the change takes the places of.
-func (jr *Journal) replaced(instance string, c change) ([]model.Base, error) {
-	if len(c.bases) == 0 && !c.dropBases {
-		return nil, nil
-	}
-	old, err := jr.Bases(instance)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(old, func(b model.Base) bool {
-		return slices.ContainsFunc(c.bases, func(k model.Base) bool { return k.Ref.Path == b.Ref.Path }) ||
-			!c.dropBases && !slices.ContainsFunc(c.bases, func(k model.Base) bool { return k.Volume == b.Volume })
-	}), nil
 }
 
 // removeBases removes bases that the journal names no more.

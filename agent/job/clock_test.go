@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 )
 
@@ -132,20 +133,20 @@ func TestListPages(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		for _, c := range []struct {
-			q    job.Query
+			q    journal.Query
 			want int
 		}{
-			{job.Query{All: true}, 7},
-			{job.Query{Tenant: "acme"}, 7},
-			{job.Query{Tenant: "acm"}, 0},
-			{job.Query{Tenant: "other"}, 0},
-			{job.Query{}, 0},
-			{job.Query{All: true, Instance: "a"}, 5},
-			{job.Query{Tenant: "acme", Instance: "b"}, 2},
-			{job.Query{Tenant: "other", Instance: "b"}, 0},
-			{job.Query{All: true, Instance: "c"}, 0},
-			{job.Query{All: true, Active: true}, 0},
-			{job.Query{All: true, Task: "none"}, 0},
+			{journal.Query{All: true}, 7},
+			{journal.Query{Tenant: "acme"}, 7},
+			{journal.Query{Tenant: "acm"}, 0},
+			{journal.Query{Tenant: "other"}, 0},
+			{journal.Query{}, 0},
+			{journal.Query{All: true, Instance: "a"}, 5},
+			{journal.Query{Tenant: "acme", Instance: "b"}, 2},
+			{journal.Query{Tenant: "other", Instance: "b"}, 0},
+			{journal.Query{All: true, Instance: "c"}, 0},
+			{journal.Query{All: true, Active: true}, 0},
+			{journal.Query{All: true, Task: "none"}, 0},
 		} {
 			for limit := range 8 {
 				q, pages := c.q, 0
@@ -191,7 +192,7 @@ func TestRetentionByBytes(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		}
-		list, _, err := l.j.List(job.Query{All: true})
+		list, _, err := l.j.List(journal.Query{All: true})
 		if err != nil || len(list) == 0 || len(list) > 6 {
 			t.Errorf("%d jobs, %v", len(list), err)
 		}

@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"go.etcd.io/bbolt"
-
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
@@ -79,6 +78,22 @@ func (m *Manager) Ahead(job string) int {
 	return m.slots.ahead(w.ticket)
 }
 
+// Full tells whether a command of one instance would be refused
+// because as many jobs wait as the configuration allows.
+func (m *Manager) Full() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.opts.Queue > 0 && len(m.waiting)+m.slots.waiting()-m.slots.idle() >= m.opts.Queue
+}
+
+// HoldTurns tells how many jobs wait for their turn to hold an instance, and how many
+// turns were given so far: while jobs wait and that number stays, no job comes on.
+func (m *Manager) HoldTurns() (waiting int, granted uint64) {
+	m.holds.mu.Lock()
+	defer m.holds.mu.Unlock()
+	return len(m.holds.line), m.holds.granted
+}
+
 // signal wakes the worker of a job, if it has one.
 func (m *Manager) signal(job string) {
 	m.mu.Lock()
@@ -114,7 +129,7 @@ func (m *Manager) TakeProgress(limit int, skip func(instance string) bool) (take
 	// Only now: an event that is journalled in between takes the
 	// place of progress, never the other way round.
 	for _, e := range progress {
-		waits, err := m.journal.waits(e.Instance)
+		waits, err := m.journal.Waits(e.Instance)
 		if err != nil {
 			return nil, err
 		}
@@ -147,7 +162,7 @@ func (m *Manager) settle(point string, seqs []uint64, refusal string) error {
 		return nil
 	}
 	m.hit(point + crashpoint.Before)
-	all, err := m.journal.settle(seqs, refusal, m.opts.Now())
+	all, err := m.journal.Settle(seqs, refusal, m.opts.Now())
 	if err != nil {
 		return err
 	}
@@ -164,7 +179,7 @@ func (m *Manager) settle(point string, seqs []uint64, refusal string) error {
 // get into their places. A job that is being undone is left alone, and so is a job
 // that was cancelled before. ErrEnded when the job is over otherwise.
 func (m *Manager) Cancel(id string) error {
-	_, _, err := m.journal.step(id, "", m.opts.Now(), func(_ *bbolt.Tx, j *model.Job) error {
+	_, _, err := m.journal.Step(id, "", m.opts.Now(), func(j journal.Record) error {
 		switch {
 		case j.CancelAsked:
 			return errNothingToDo
@@ -180,7 +195,7 @@ func (m *Manager) Cancel(id string) error {
 			return fmt.Errorf("cancel job %s, which is %s: the volumes are restored: %w", id, j.State, model.ErrState)
 		}
 		return fmt.Errorf("cancel job %s, which is %s: the backup is stored; resume the instance instead: %w", id, j.State, model.ErrState)
-	}, change{edit: func(j *model.Job) { j.CancelAsked = true }})
+	}, journal.Change{Edit: func(j *model.Job) { j.CancelAsked = true }})
 	if errors.Is(err, errNothingToDo) {
 		return nil
 	}
@@ -237,15 +252,15 @@ func (m *Manager) ask(instance, what string, check func(*model.Job) error, edit 
 	if active == nil {
 		return fmt.Errorf("%s %q: it has no job that waits: %w", what, instance, model.ErrState)
 	}
-	_, _, err = m.journal.step(active.ID, "", m.opts.Now(), func(_ *bbolt.Tx, j *model.Job) error {
-		if err := check(j); err != nil {
+	_, _, err = m.journal.Step(active.ID, "", m.opts.Now(), func(j journal.Record) error {
+		if err := check(j.Job); err != nil {
 			if errors.Is(err, errNothingToDo) {
 				return err
 			}
 			return fmt.Errorf("%s %q, whose job is %s: %w", what, instance, j.State, err)
 		}
 		return nil
-	}, change{edit: edit})
+	}, journal.Change{Edit: edit})
 	if errors.Is(err, errNothingToDo) {
 		return nil
 	}

@@ -3,9 +3,6 @@ package job
 import (
 	"encoding/json"
 	"fmt"
-	"time"
-
-	"go.etcd.io/bbolt"
 
 	"holdfast/agent/model"
 )
@@ -35,15 +32,13 @@ type decidedData struct {
 	Reason   string          `json:"reason,omitempty"`
 }
 
-// tell adds an event to the outbox that no step of a job makes.
-func tell(tx *bbolt.Tx, now time.Time, kind string, d decidedData) error {
+// decided makes an event that no step of a job makes.
+func decided(kind string, d decidedData) (model.Event, error) {
 	b, err := json.Marshal(d)
 	if err != nil {
-		return fmt.Errorf("encode event: %w", err)
+		return model.Event{}, fmt.Errorf("encode event: %w", err)
 	}
-	return emit(tx, &model.Job{ID: d.Job, Instance: d.Instance}, now, func(*model.Job) (model.Event, error) {
-		return model.Event{Type: kind, Tenant: d.Tenant, Data: b}, nil
-	})
+	return model.Event{Type: kind, Instance: d.Instance, Job: d.Job, Tenant: d.Tenant, Data: b}, nil
 }
 
 // AcceptLoss journals that an operator accepts the loss of backups of an instance, in the place of
@@ -54,9 +49,13 @@ func (m *Manager) AcceptLoss(instance, tenant string, a model.AcceptedLoss) erro
 	for _, lost := range a.Lost {
 		d.Lost = append(d.Lost, lost.Backup)
 	}
-	err := m.journal.acceptLoss(instance, a, func(tx *bbolt.Tx) error { return tell(tx, m.opts.Now(), model.EventDecided, d) })
-	if err == nil {
-		wake(m.outbox)
+	e, err := decided(model.EventDecided, d)
+	if err != nil {
+		return err
 	}
-	return err
+	if err := m.journal.AcceptLoss(instance, a, e, m.opts.Now()); err != nil {
+		return err
+	}
+	wake(m.outbox)
+	return nil
 }

@@ -55,7 +55,7 @@ func (m *Manager) learnFork(j *model.Job, d model.ForkDecision) error {
 		d.Asked = asked.Backup
 	}
 	d.Stored = true
-	if err := m.journal.decideFork(j.ID, d); err != nil {
+	if err := m.journal.DecideFork(j.ID, d); err != nil {
 		return err
 	}
 	m.signal(j.ID)

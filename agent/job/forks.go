@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
-
-	"go.etcd.io/bbolt"
 
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
@@ -95,18 +92,6 @@ func (m *Manager) AcceptFork(ctx context.Context, instance, backup, by string, a
 	return m.learnFork(j, counts)
 }
 
-// decideFork journals a decision about the fork of a job, in whatever state the job is.
-func (jr *Journal) decideFork(id string, d model.ForkDecision) error {
-	return jr.update(func(tx *bbolt.Tx) error {
-		j, err := getJob(tx, id)
-		if err != nil {
-			return err
-		}
-		j.Fork = d
-		return put(tx, bucketJobs, []byte(id), j)
-	})
-}
-
 // settleFork brings the fork of an acknowledged job to an end, so that the release can
 // follow. ok is false where the job waits for a decision, or for the vault to have it.
 func (w *worker) settleFork(soft, hard context.Context, j *model.Job) (ok bool, err error) {
@@ -117,7 +102,7 @@ func (w *worker) settleFork(soft, hard context.Context, j *model.Job) (ok bool, 
 		return w.forkStands(soft, hard, j)
 	case j.ForkUndecided() && w.m.opts.OnFork == ForkRelease:
 		d := model.ForkDecision{Backup: j.Result.BackupID, By: byConfiguration}
-		return false, w.m.journal.decideFork(j.ID, d)
+		return false, w.m.journal.DecideFork(j.ID, d)
 	case j.ForkUndecided():
 		select {
 		case <-w.signal:
@@ -159,26 +144,6 @@ func (w *worker) waitForFork(soft context.Context, j *model.Job, doing string, e
 	case <-soft.Done():
 	}
 	return false, nil
-}
-
-// maxTried bounds the backups that the journal remembers of tries that nobody heard of.
-const maxTried = 64
-
-// try journals the id of a backup that is about to be written, of the
-// volumes of the instance. Should the process die before it journals
-// that the backup is stored, the next one may find it in the vault.
-func (jr *Journal) try(instance, backup string) error {
-	return jr.update(func(tx *bbolt.Tx) error {
-		var c model.Content
-		if _, err := get(tx, bucketContent, []byte(instance), &c); err != nil {
-			return err
-		}
-		c.Tried = append(c.Tried, backup)
-		if n := len(c.Tried); n > maxTried {
-			c.Tried = slices.Clone(c.Tried[n-maxTried:])
-		}
-		return put(tx, bucketContent, []byte(instance), c)
-	})
 }
 
 // Chain has the backups of an instance, as one look at the vault found them, and the backups from

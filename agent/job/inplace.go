@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
@@ -70,7 +71,7 @@ func (w *worker) makeRoom(ctx context.Context, j *model.Job) error {
 		if err := w.takeOut(ctx, j); err != nil {
 			return err
 		}
-		err := w.writeChecked(j, model.Restoring, notCancelled, change{edit: func(j *model.Job) { j.Restore.Condemned = true }, dropBases: true})
+		err := w.writeChecked(j, model.Restoring, notCancelled, journal.Change{Edit: func(j *model.Job) { j.Restore.Condemned = true }, DropBases: true})
 		if err != nil {
 			return err
 		}

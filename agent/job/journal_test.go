@@ -11,45 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 )
-
-func TestJournalOfANewerVersionIsRefused(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "journal")
-	j, err := job.OpenJournal(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(j.Close(), j.Close()); err != nil {
-		t.Fatal(err)
-	}
-	db, err := bbolt.Open(path, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte("99")) })
-	if err = errors.Join(err, db.Close()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := job.OpenJournal(path); !errors.Is(err, job.ErrNewer) {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestJournalIsForOneProcess(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "journal")
-	j, err := job.OpenJournal(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer j.Close()
-	if _, err := job.OpenJournal(path); !errors.Is(err, job.ErrLocked) {
-		t.Errorf("%v", err)
-	}
-}
 
 // Finished tasks are forgotten by age and by count, unfinished ones
 // and those with undelivered reports never.
@@ -149,7 +114,7 @@ func TestDamagedJournalIsSetAside(t *testing.T) {
 		if err := os.WriteFile(path, damage(bytes.Clone(whole)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		j, err := job.OpenJournal(path)
+		j, err := journal.Open(path)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
 	"holdfast/agent/model"
@@ -98,7 +97,7 @@ func (m *Manager) seekKept(ctx context.Context) {
 		if slices.ContainsFunc(atWork, func(j *model.Job) bool { return j.TakesOut(f) }) {
 			continue
 		}
-		known, err := m.journal.knowsKept(f)
+		known, err := m.journal.KnowsKept(f)
 		switch {
 		case err != nil:
 			m.parts.Observer.Trouble("", "", "look for kept content at "+f.Path, err)
@@ -124,6 +123,14 @@ func (m *Manager) seekKept(ctx context.Context) {
 	m.strayKept = strays
 }
 
+// adoptedEvent tells the control plane that kept content was adopted.
+func adoptedEvent(s *model.Aside) (model.Event, error) {
+	return decided(model.EventKept, decidedData{
+		Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Replaced: &s.Replaced,
+		Reason: "the journal of the host was lost or set back, and did not know the content; it is kept for its whole time from now on",
+	})
+}
+
 // adoptKept writes the record of a tree of which the journal does not know.
 func (m *Manager) adoptKept(ctx context.Context, f model.FoundKept) {
 	n := f.Note
@@ -140,7 +147,7 @@ func (m *Manager) adoptKept(ctx context.Context, f model.FoundKept) {
 	case old != f.Place.Old:
 		return // it was moved meanwhile
 	}
-	adopted, err := m.journal.adoptKept(f, counted, m.opts.Now().UTC())
+	adopted, err := m.journal.AdoptKept(f, counted, m.opts.Now().UTC(), adoptedEvent)
 	switch {
 	case err != nil:
 		trouble(err)
@@ -148,84 +155,4 @@ func (m *Manager) adoptKept(ctx context.Context, f model.FoundKept) {
 		wake(m.outbox)
 		trouble(fmt.Errorf("the journal of this host was lost or set back, and does not know the content, which is kept for %s from now on", m.opts.KeepAside))
 	}
-}
-
-// knowsKept tells whether a record names the tree: as kept content, or as a leftover. A record that
-// does not know that the removal of the tree has begun learns it.
-func (jr *Journal) knowsKept(f model.FoundKept) (known bool, err error) {
-	left, err := jr.leftovers()
-	if err != nil {
-		return false, err
-	}
-	for _, l := range left {
-		if l.Path() == f.Path || l.Place != nil && l.Place.Old != "" && l.Place.Old == f.Place.Old {
-			return true, nil
-		}
-	}
-	all, err := jr.Kept()
-	if err != nil {
-		return false, err
-	}
-	for _, s := range all {
-		for _, v := range s.Volumes {
-			if v.Place.Old != f.Place.Old && v.Place.Aside != f.Path {
-				continue
-			}
-			if f.Note != nil && f.Note.Removing && v.Place.Old == f.Place.Old && !s.Removing && !s.Partial {
-				err = jr.changeAside(s.Instance, s.Job, nil, func(s *model.Aside) bool { s.Partial = true; return true })
-				if errors.Is(err, model.ErrNotFound) {
-					err = nil // it was removed meanwhile
-				}
-			}
-			return true, err
-		}
-	}
-	return false, nil
-}
-
-// adoptKept adds a tree to the record of its job, or makes that record. Nothing is adopted while a
-// job of the instance may use the tree, and while the record is being removed.
-func (jr *Journal) adoptKept(f model.FoundKept, c model.Count, now time.Time) (adopted bool, err error) {
-	n := f.Note
-	err = jr.update(func(tx *bbolt.Tx) error {
-		adopted = false
-		if id := tx.Bucket(bucketActive).Get([]byte(n.Instance)); id != nil {
-			active, err := getJob(tx, string(id))
-			if err != nil {
-				return err
-			}
-			if active.TakesOut(f) {
-				return nil
-			}
-		}
-		var s model.Aside
-		there, err := get(tx, bucketAside, asideKey(n.Instance, n.Job), &s)
-		switch {
-		case err != nil:
-			return err
-		case !there:
-			s = model.Aside{
-				Instance: n.Instance, Tenant: n.Tenant, Job: n.Job, Since: n.Since, By: n.By, Replaced: model.Replaced{Backup: n.Backup, Kept: true},
-				Known: model.Content{Backup: n.Backup, Seq: n.Seq, Created: n.Created, Vault: n.Vault, Tenant: n.Tenant},
-			}
-			if n.Backup == "" {
-				s.Known = model.Content{}
-			}
-		case s.Removing:
-			return nil // the record goes soon
-		case s.Tenant != n.Tenant, slices.ContainsFunc(s.Volumes, func(v model.AsideVolume) bool { return v.Place.Volume == n.Volume }):
-			return fmt.Errorf("the journal names another tree as the kept content of volume %q by job %s; look at both, and rename or remove one by hand", n.Volume, n.Job)
-		}
-		s.Volumes = append(s.Volumes, model.AsideVolume{Place: f.Place, Count: c})
-		s.Missing = slices.DeleteFunc(s.Missing, func(v string) bool { return v == n.Volume })
-		s.Partial = s.Partial || n.Removing
-		s.Adopted, s.SinceUp = now, jr.Up()
-		s.Replaced.Add(c)
-		adopted = true
-		return errors.Join(put(tx, bucketAside, []byte(s.Key()), s), tell(tx, now, model.EventKept, decidedData{
-			Instance: s.Instance, Tenant: s.Tenant, Job: s.Job, Replaced: &s.Replaced,
-			Reason: "the journal of the host was lost or set back, and did not know the content; it is kept for its whole time from now on",
-		}))
-	})
-	return adopted, err
 }

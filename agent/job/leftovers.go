@@ -1,15 +1,10 @@
 package job
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
-
-	"go.etcd.io/bbolt"
 
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
@@ -32,61 +27,7 @@ const (
 )
 
 // Leftovers lists the things that could not be removed yet, the oldest first.
-func (m *Manager) Leftovers() ([]model.Leftover, error) { return m.journal.leftovers() }
-
-func (jr *Journal) leftovers() (list []model.Leftover, err error) {
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketLeftovers).ForEach(func(k, v []byte) error {
-			var l model.Leftover
-			if err := json.Unmarshal(v, &l); err != nil {
-				return fmt.Errorf("journal: decode leftover %q: %w", k, err)
-			}
-			list = append(list, l)
-			return nil
-		})
-	})
-	slices.SortFunc(list, func(a, b model.Leftover) int {
-		return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Path(), b.Path()))
-	})
-	return list, err
-}
-
-// putLeftovers writes the leftovers of a step of a job.
-func putLeftovers(tx *bbolt.Tx, left []model.Leftover) error {
-	for _, l := range left {
-		if err := put(tx, bucketLeftovers, []byte(l.Key()), l); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// noteLeftover writes that something could not be removed, with the time since when.
-func (jr *Journal) noteLeftover(l model.Leftover) error {
-	return jr.update(func(tx *bbolt.Tx) error {
-		var before model.Leftover
-		if found, err := get(tx, bucketLeftovers, []byte(l.Key()), &before); err != nil {
-			return err
-		} else if found {
-			l.Since, l.Instance, l.Job = before.Since, before.Instance, before.Job
-		}
-		return put(tx, bucketLeftovers, []byte(l.Key()), l)
-	})
-}
-
-// forgetLeftover writes that it is gone. A leftover that was removed
-// at the first try is not in the journal, and costs no write.
-func (jr *Journal) forgetLeftover(l model.Leftover) error {
-	known := false
-	err := jr.db.View(func(tx *bbolt.Tx) error {
-		known = tx.Bucket(bucketLeftovers).Get([]byte(l.Key())) != nil
-		return nil
-	})
-	if err != nil || !known {
-		return err
-	}
-	return jr.update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketLeftovers).Delete([]byte(l.Key())) })
-}
+func (m *Manager) Leftovers() ([]model.Leftover, error) { return m.journal.Leftovers() }
 
 // leave makes a leftover of a thing that a job could not remove, and tells the observer.
 func (w *worker) leave(j *model.Job, l model.Leftover, err error) model.Leftover {
@@ -172,9 +113,9 @@ func (m *Manager) removeLeftover(ctx context.Context, l model.Leftover) (removed
 	if err != nil {
 		m.parts.Observer.Trouble(l.Instance, l.Job, doing, err)
 		l.Error = err.Error()
-		err = m.journal.noteLeftover(l)
+		err = m.journal.NoteLeftover(l)
 	} else {
-		removed, err = true, m.journal.forgetLeftover(l)
+		removed, err = true, m.journal.ForgetLeftover(l)
 	}
 	if err != nil {
 		m.parts.Observer.Trouble(l.Instance, l.Job, doing+": write the journal", err)
@@ -198,7 +139,7 @@ func (m *Manager) watchLeftovers(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		left, err := m.journal.leftovers()
+		left, err := m.journal.Leftovers()
 		if err != nil {
 			m.parts.Observer.Trouble("", "", "look for leftovers", err)
 			continue

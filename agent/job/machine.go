@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
@@ -114,7 +115,7 @@ func (w *worker) advance(soft, hard, work context.Context, j *model.Job) error {
 	if w.m.opts.RecoverOnly && !j.CancelAsked && (j.State.Unstored() || j.State == model.Restoring) {
 		w.checked()
 		w.resumed = false
-		return w.write(j, model.Suspending, change{})
+		return w.write(j, model.Suspending, journal.Change{})
 	}
 	if w.resumed && j.State.Unstored() {
 		if j.StandsStill() && w.hold == nil {
@@ -167,18 +168,18 @@ func (w *worker) advance(soft, hard, work context.Context, j *model.Job) error {
 }
 
 // write journals the next state and tells everybody.
-func (w *worker) write(j *model.Job, to model.State, c change) error {
+func (w *worker) write(j *model.Job, to model.State, c journal.Change) error {
 	return w.writeChecked(j, to, nil, c)
 }
 
-func (w *worker) writeChecked(j *model.Job, to model.State, check checkFunc, c change) error {
+func (w *worker) writeChecked(j *model.Job, to model.State, check func(journal.Record) error, c journal.Change) error {
 	point := "job.write-" + string(to)
 	w.m.hit(point + crashpoint.Before)
-	old, err := w.m.journal.replaced(j.Instance, c)
+	old, err := w.m.journal.ReplacedBases(j.Instance, c)
 	if err != nil {
 		return err
 	}
-	got, from, err := w.m.journal.step(j.ID, to, w.m.opts.Now(), check, c)
+	got, from, err := w.m.journal.Step(j.ID, to, w.m.opts.Now(), check, c)
 	if err != nil {
 		return err
 	}
@@ -227,7 +228,7 @@ func (w *worker) deadlines(ctx context.Context, j *model.Job) (context.Context, 
 
 // fail journals why the job is undone.
 func (w *worker) fail(j *model.Job, cause string) error {
-	return w.write(j, model.Failing, change{edit: func(j *model.Job) { j.Cause = cause }})
+	return w.write(j, model.Failing, journal.Change{Edit: func(j *model.Job) { j.Cause = cause }})
 }
 
 // panicked fails a job in which the program itself has failed: another try would most likely
@@ -269,7 +270,7 @@ func (w *worker) giveUp(ctx context.Context, j *model.Job, doing string, err err
 	case cause == nil, contain.Of(err) != nil:
 		return w.undo(j, doing, err)
 	case errors.Is(cause, errDrained):
-		return w.write(j, model.Suspending, change{})
+		return w.write(j, model.Suspending, journal.Change{})
 	case err == cause: //nolint:errorlint // an error that wraps the cause has more to say
 		return w.fail(j, fmt.Sprintf("%v, during: %s", cause, doing))
 	}
@@ -295,7 +296,7 @@ func (w *worker) begin(soft, work context.Context, j *model.Job) error {
 	}
 	w.proved = w.m.opts.Now() // all that the backup rests on is looked at from here on
 	var next model.State
-	var c change
+	var c journal.Change
 	err := restForStore(ctx, j)
 	if err == nil {
 		next, c, err = w.first(ctx, j)
@@ -311,31 +312,31 @@ func (w *worker) begin(soft, work context.Context, j *model.Job) error {
 	}
 	switch {
 	case next == model.Done:
-		c.emit = w.m.event(model.EventRestoreCompleted)
+		c.Emit = w.m.event(model.EventRestoreCompleted)
 	case j.Attempts == 0 && j.IsRestore():
-		c.emit = w.m.event(model.EventRestoreStarted)
+		c.Emit = w.m.event(model.EventRestoreStarted)
 	case j.Attempts == 0:
-		c.emit = w.m.event(model.EventStarted)
+		c.Emit = w.m.event(model.EventStarted)
 	}
 	return w.write(j, next, c)
 }
 
 // first decides the first act on the host: a round of pre-copy,
 // the hold, the snapshots of a live backup, or a restore.
-func (w *worker) first(ctx context.Context, j *model.Job) (model.State, change, error) {
+func (w *worker) first(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
 	if j.IsRestore() {
 		return w.toRestore(ctx, j)
 	}
 	instance, sight, err := w.found(ctx, j)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	found := sight.State
 	if err := w.m.parts.Backuper.Look(ctx, j.Instance, j.Tenant); err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	if err := w.recallContent(ctx, j); err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	w.m.dropBases(ctx) // before this job takes more space
 	// Rounds are of no use to an instance that does not write, or that nothing holds.
@@ -349,18 +350,18 @@ func (w *worker) first(ctx context.Context, j *model.Job) (model.State, change, 
 	}
 	planned, err := instance.Snapshots.Plan(ctx, name)
 	if err != nil {
-		return "", change{}, fmt.Errorf("plan the snapshots: %w", err)
+		return "", journal.Change{}, fmt.Errorf("plan the snapshots: %w", err)
 	}
 	round := ofRound(planned)
 	switch {
 	case j.Mode == model.ModeLive && slices.ContainsFunc(planned, func(s model.Snapshot) bool { return !s.Live }):
-		return "", change{}, errors.New("a backup of a running instance needs snapshots, and the storage of one of its volumes can't make any")
+		return "", journal.Change{}, errors.New("a backup of a running instance needs snapshots, and the storage of one of its volumes can't make any")
 	case j.Mode == model.ModeLive:
-		return model.Snapshotting, change{edit: func(j *model.Job) { j.Found, j.Snapshots, j.Kept = found, planned, instance.Keep }}, nil
+		return model.Snapshotting, journal.Change{Edit: func(j *model.Job) { j.Found, j.Snapshots, j.Kept = found, planned, instance.Keep }}, nil
 	case len(round) == 0:
 		return w.toHold(ctx, j)
 	}
-	return model.Precopying, change{edit: func(j *model.Job) { j.Snapshots, j.Rounds, j.Kept = round, nil, instance.Keep }}, nil
+	return model.Precopying, journal.Change{Edit: func(j *model.Job) { j.Snapshots, j.Rounds, j.Kept = round, nil, instance.Keep }}, nil
 }
 
 // found is the job's instance and how it is; an error when it can't be backed up so.
@@ -390,20 +391,20 @@ func (w *worker) look(ctx context.Context, instance Instance) (model.Sight, erro
 // toHold waits for the turn to hold the instance, so that few are held at a
 // time, and makes the change that journals the intent. An instance that stands
 // still by itself, or that nothing holds, needs no turn: nobody waits for it.
-func (w *worker) toHold(ctx context.Context, j *model.Job) (model.State, change, error) {
+func (w *worker) toHold(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
 	instance, found, err := w.found(ctx, j)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	if instance.Holds && found.State != model.IsStopped {
 		if err := w.turnToHold(ctx, j); err != nil {
-			return "", change{}, err
+			return "", journal.Change{}, err
 		}
 		if instance, found, err = w.found(ctx, j); err != nil {
-			return "", change{}, err
+			return "", journal.Change{}, err
 		}
 	}
-	return model.Freezing, change{edit: func(j *model.Job) {
+	return model.Freezing, journal.Change{Edit: func(j *model.Job) {
 		j.Found, j.Hold, j.BootID, j.Snapshots, j.Kept = found.State, true, w.m.opts.BootID, nil, instance.Keep
 		j.Identity, j.Held = found.ID, model.Sight{}
 		j.HeldSince, j.HeldUntil, j.HeldUp, j.HeldFor = time.Time{}, time.Time{}, 0, 0
@@ -417,13 +418,13 @@ func (w *worker) toHold(ctx context.Context, j *model.Job) (model.State, change,
 func (w *worker) completed(hard context.Context, j *model.Job) error {
 	marked := w.markVolumes(hard, j)
 	if j.ResumeAsked {
-		return w.write(j, model.Resuming, change{edit: marked})
+		return w.write(j, model.Resuming, journal.Change{Edit: marked})
 	}
 	if lost, err := w.lost(hard, j); lost != "" || err != nil {
 		if err != nil {
 			return err
 		}
-		return w.write(j, model.Failing, change{edit: func(j *model.Job) { marked(j); j.Cause = lost }})
+		return w.write(j, model.Failing, journal.Change{Edit: func(j *model.Job) { marked(j); j.Cause = lost }})
 	}
 	var receipt json.RawMessage
 	resumed := false
@@ -447,9 +448,9 @@ func (w *worker) completed(hard context.Context, j *model.Job) error {
 	if err != nil {
 		return fmt.Errorf("encode report: %w", err)
 	}
-	return w.write(j, model.Reported, change{
-		edit: func(j *model.Job) { marked(j); j.CompletedReport = body },
-		emit: completedEvent,
+	return w.write(j, model.Reported, journal.Change{
+		Edit: func(j *model.Job) { marked(j); j.CompletedReport = body },
+		Emit: completedEvent,
 	})
 }
 
@@ -463,13 +464,13 @@ func (w *worker) await(soft, hard context.Context, j *model.Job) error {
 	case j.ResumeAsked && j.Gone != "":
 		return w.fail(j, j.Gone+"; the instance runs again, as was asked")
 	case j.ResumeAsked:
-		return w.write(j, model.Resuming, change{})
+		return w.write(j, model.Resuming, journal.Change{})
 	case j.State == model.Held && j.ReleaseAsked && j.Gone != "":
 		return w.regained(soft, hard, j)
 	case j.State == model.Held && j.ReleaseAsked:
-		return w.write(j, model.Reported, change{edit: func(j *model.Job) { j.Cause = "" }, emit: completedEvent})
+		return w.write(j, model.Reported, journal.Change{Edit: func(j *model.Job) { j.Cause = "" }, Emit: completedEvent})
 	case j.State == model.Acknowledged && j.Mode == model.ModeLive:
-		return w.write(j, model.Ending, change{})
+		return w.write(j, model.Ending, journal.Change{})
 	case j.State == model.Acknowledged && j.MayGoDown():
 		if soft.Err() != nil {
 			return errLeave
@@ -490,7 +491,7 @@ func (w *worker) await(soft, hard context.Context, j *model.Job) error {
 				return err
 			}
 		}
-		err = w.writeChecked(j, model.Releasing, mayRelease, change{})
+		err = w.writeChecked(j, model.Releasing, mayRelease, journal.Change{})
 		if errors.Is(err, errMayNotRelease) {
 			return nil // changed since it was read: look again
 		}

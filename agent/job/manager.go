@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
@@ -109,7 +110,7 @@ var (
 // Manager runs the jobs of a journal. Its methods may be called from any goroutine, before, during
 // and after Run; jobs advance only during Run.
 type Manager struct {
-	journal *Journal
+	journal *journal.Journal
 	parts   Parts
 	opts    Options
 	slots   *slots
@@ -130,7 +131,7 @@ type Manager struct {
 }
 
 // New returns a Manager over an open journal, which stays the caller's.
-func New(journal *Journal, parts Parts, opts Options) *Manager {
+func New(jr *journal.Journal, parts Parts, opts Options) *Manager {
 	if opts.KeepFor == 0 {
 		opts.KeepFor = DefaultKeepFor
 	}
@@ -149,12 +150,9 @@ func New(journal *Journal, parts Parts, opts Options) *Manager {
 	if opts.Held <= 0 {
 		opts.Held = math.MaxInt
 	}
-	if opts.Uptime == nil {
-		opts.Uptime = processClock()
-	}
-	journal.clock.set(opts.BootID, opts.Uptime)
+	jr.SetClock(opts.BootID, opts.Uptime)
 	return &Manager{
-		journal: journal, parts: parts, opts: opts, slots: newSlots(opts.Jobs), holds: newSlots(opts.Held),
+		journal: jr, parts: parts, opts: opts, slots: newSlots(opts.Jobs), holds: newSlots(opts.Held),
 		running: map[string]*worker{}, watchers: map[chan Update]string{},
 		spawn: make(chan struct{}, 1), outbox: make(chan struct{}, 1),
 	}
@@ -226,7 +224,7 @@ func (m *Manager) Accept(r Request) (*model.Task, error) {
 		return nil, model.ErrQueueFull
 	}
 	m.hit(crashpoint.WriteTask + crashpoint.Before)
-	got, made, err := m.journal.accept(task, jobs)
+	got, made, err := m.journal.Accept(task, jobs)
 	if err != nil {
 		return nil, err
 	}
@@ -285,7 +283,7 @@ func (m *Manager) Run(ctx context.Context, ready func()) error {
 	if m.opts.RecoverOnly {
 		m.Drain()
 	}
-	if err := m.journal.tick(); err != nil {
+	if err := m.journal.Tick(); err != nil {
 		return err
 	}
 	if err := m.prune(); err != nil {
@@ -414,7 +412,7 @@ func (m *Manager) prune() error {
 	if soon {
 		return nil
 	}
-	_, err := m.journal.prune(m.journal.Up()-m.opts.KeepFor, m.opts.KeepJobs, m.opts.KeepBytes)
+	_, err := m.journal.Prune(m.journal.Up()-m.opts.KeepFor, m.opts.KeepJobs, m.opts.KeepBytes)
 	return err
 }
 

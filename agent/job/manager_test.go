@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/testbed"
 )
@@ -346,7 +347,7 @@ func TestDrain(t *testing.T) {
 		if took := time.Since(began); took < 5*time.Minute || took > 6*time.Minute {
 			t.Errorf("the drain took %s", took)
 		}
-		j, err := job.OpenJournal(w.journal)
+		j, err := journal.Open(w.journal)
 		if err != nil {
 			t.Fatal(err)
 		}

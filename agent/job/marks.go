@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.etcd.io/bbolt"
-
 	"holdfast/agent/model"
 )
 
@@ -47,6 +45,18 @@ func (w *worker) unmark(j *model.Job) error {
 	return nil
 }
 
+// HeldNote returns the job of a note that Marks keeps.
+func HeldNote(instance string, note []byte) (*model.Job, error) {
+	var j model.Job
+	if err := json.Unmarshal(note, &j); err != nil {
+		return nil, fmt.Errorf("the note that instance %q is held is damaged: %w", instance, err)
+	}
+	if j.Instance != instance || j.ID == "" {
+		return nil, fmt.Errorf("the note that instance %q is held is damaged: it is of %q", instance, j.Instance)
+	}
+	return &j, nil
+}
+
 // errJournalLost is why the job of an instance fails that only its note remembers.
 var errJournalLost = errors.New("the journal of this host was lost while the job was under way; whatever it had stored was not reported, and the instance is not released")
 
@@ -69,7 +79,7 @@ func (m *Manager) adopt() error {
 			m.parts.Observer.Trouble(instance, "", "read the note that the instance is held", errors.Join(errors.New("it is damaged; look whether the instance is frozen, and let it go"), err))
 			continue
 		}
-		adopted, over, err := m.journal.adopt(*j)
+		adopted, over, err := m.journal.Adopt(*j, errJournalLost.Error())
 		if err != nil {
 			return err
 		}
@@ -83,43 +93,4 @@ func (m *Manager) adopt() error {
 		}
 	}
 	return nil
-}
-
-// adopt writes the job as a job that is being undone, unless the journal
-// knows it or another job of its instance. It tells of a job that is over.
-func (jr *Journal) adopt(j model.Job) (adopted, over bool, err error) {
-	err = jr.transact(func(tx *bbolt.Tx) error {
-		if tx.Bucket(bucketJobs).Get([]byte(j.ID)) != nil {
-			known, err := getJob(tx, j.ID)
-			over = err == nil && known.State.Final()
-			return err
-		}
-		if tx.Bucket(bucketActive).Get([]byte(j.Instance)) != nil {
-			return nil
-		}
-		if j.Seq, err = tx.Bucket(bucketJobs).NextSequence(); err != nil {
-			return err
-		}
-		j.State, j.Hold, j.Cause, j.Result = model.Failing, true, errJournalLost.Error(), nil
-		// The readings in the note are of the clock of the journal that was lost.
-		j.AcceptedUp, j.EnteredUp, j.HeldUp = jr.Up(), nil, jr.Up()
-		// The notes tell about the command only its jobs that held an instance.
-		t := model.Task{ID: j.Task, Tenant: j.Tenant, Accepted: j.AcceptedAt}
-		if _, err := get(tx, bucketTasks, []byte(j.Task), &t); err != nil {
-			return err
-		}
-		t.Jobs = append(t.Jobs, model.JobRef{Instance: j.Instance, Job: j.ID})
-		if err := put(tx, bucketTasks, []byte(t.ID), t); err != nil {
-			return err
-		}
-		if err := tx.Bucket(bucketActive).Put([]byte(j.Instance), []byte(j.ID)); err != nil {
-			return err
-		}
-		adopted = true
-		if err := indexJob(tx, &j); err != nil {
-			return err
-		}
-		return put(tx, bucketJobs, []byte(j.ID), j)
-	})
-	return adopted, over, err
 }

@@ -7,14 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"holdfast/agent/job"
+	"holdfast/agent/journal"
 )
 
 // TestGuard: a journal that may not be written takes no command and no acknowledgement,
 // and answers questions and looks whether it can be written.
 func TestGuard(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal.db")
-	jr, err := job.OpenJournal(path)
+	jr, err := journal.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,14 +35,14 @@ func TestGuard(t *testing.T) {
 	if owner, err := jr.Owner(); err != nil || owner != "me" {
 		t.Errorf("%q, %v", owner, err)
 	}
-	if _, err := job.Inspect(path); !errors.Is(err, job.ErrLocked) {
+	if _, err := journal.Inspect(path); !errors.Is(err, journal.ErrLocked) {
 		t.Errorf("it is open: %v", err)
 	}
 	jr.Guard(func() error { return nil })
 	if err := errors.Join(jr.SetOwner("other"), jr.Close()); err != nil {
 		t.Fatal(err)
 	}
-	looked, err := job.Inspect(path)
+	looked, err := journal.Inspect(path)
 	if err != nil {
 		t.Fatal(err)
 	}

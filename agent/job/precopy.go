@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 )
 
@@ -18,22 +19,22 @@ import (
 //
 // A crash leaves snapshots that the journal names. The next life removes them and does the round
 // again; the engine knows from its catalogues which content the rounds before have stored.
-func (w *worker) precopy(ctx context.Context, j *model.Job) (model.State, change, error) {
+func (w *worker) precopy(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
 	instance, err := w.instance(j)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	began := w.m.journal.Up()
 	made, err := w.makeSnapshots(ctx, j)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	if len(made) == 0 { // there can be none while the instance runs
 		return w.toHold(ctx, j)
 	}
 	result, err := w.engine(ctx, j, made, true)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	kept := w.toKeep(j, made, result)
 	left := w.dropSnapshots(ctx, &model.Job{ID: j.ID, Instance: j.Instance, State: j.State, Snapshots: made}, kept)
@@ -42,17 +43,17 @@ func (w *worker) precopy(ctx context.Context, j *model.Job) (model.State, change
 	if w.m.opts.Precopy.more(rounds) {
 		planned, err := instance.Snapshots.Plan(ctx, roundName(j, len(rounds)))
 		if err != nil {
-			return "", change{}, err
+			return "", journal.Change{}, err
 		}
-		return model.Precopying, change{edit: func(j *model.Job) { j.Rounds, j.Snapshots = rounds, ofRound(planned) }, bases: kept, left: left}, nil
+		return model.Precopying, journal.Change{Edit: func(j *model.Job) { j.Rounds, j.Snapshots = rounds, ofRound(planned) }, Bases: kept, Left: left}, nil
 	}
 	next, c, err := w.toHold(ctx, j)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
-	hold := c.edit
-	c.bases, c.left = kept, left
-	c.edit = func(j *model.Job) {
+	hold := c.Edit
+	c.Bases, c.Left = kept, left
+	c.Edit = func(j *model.Job) {
 		hold(j)
 		j.Rounds = rounds
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
@@ -144,9 +145,9 @@ func (w *worker) lose(j *model.Job, why error) error {
 		j.ReleaseAsked = false
 	}
 	if j.State != model.Held {
-		return w.write(j, model.Held, change{edit: held, emit: w.m.event(model.EventGone)})
+		return w.write(j, model.Held, journal.Change{Edit: held, Emit: w.m.event(model.EventGone)})
 	}
-	now, from, err := w.m.journal.step(j.ID, "", w.m.opts.Now(), nil, change{edit: held})
+	now, from, err := w.m.journal.Step(j.ID, "", w.m.opts.Now(), nil, journal.Change{Edit: held})
 	if err != nil {
 		return err
 	}
@@ -161,5 +162,5 @@ func (w *worker) regained(soft, hard context.Context, j *model.Job) error {
 	if !ok || err != nil {
 		return err
 	}
-	return w.write(j, model.Acknowledged, change{edit: func(j *model.Job) { j.Gone, j.Cause = "", "" }})
+	return w.write(j, model.Acknowledged, journal.Change{Edit: func(j *model.Job) { j.Gone, j.Cause = "", "" }})
 }

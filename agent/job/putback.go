@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 )
 
@@ -17,7 +18,7 @@ import (
 // asidePrefix begins the names of kept trees; internal/restore knows it too.
 const asidePrefix = ".holdfast-kept-"
 
-// asideOf names where the tree that a job has replaced is kept: beside its volume.
+// asideOf names where the tree that a job has replaced is Kept: beside its volume.
 func asideOf(p model.Place, job string) string {
 	return filepath.Join(filepath.Dir(p.Target), asidePrefix+job+"-"+p.Volume)
 }
@@ -41,13 +42,13 @@ func (m *Manager) PutBack(instance, job string) (*model.Task, error) {
 }
 
 // toPutBack decides a put-back: it exchanges all volumes, or fails with the reason.
-func (w *worker) toPutBack(ctx context.Context, j *model.Job) (model.State, change, error) {
-	no := func(doing string, err error) (model.State, change, error) {
-		return "", change{}, fmt.Errorf("%s: %w", doing, err)
+func (w *worker) toPutBack(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
+	no := func(doing string, err error) (model.State, journal.Change, error) {
+		return "", journal.Change{}, fmt.Errorf("%s: %w", doing, err)
 	}
 	restorer := w.m.parts.Restorer
 	if restorer == nil {
-		return "", change{}, errors.New("this agent does not restore")
+		return "", journal.Change{}, errors.New("this agent does not restore")
 	}
 	instance, err := w.m.parts.Instance(j.Instance)
 	if err != nil {
@@ -59,23 +60,23 @@ func (w *worker) toPutBack(ctx context.Context, j *model.Job) (model.State, chan
 	}
 	switch {
 	case found == model.IsRunning || found == model.IsFrozen:
-		return "", change{}, fmt.Errorf("the instance is %s; stop it, so that its volumes can be exchanged", found)
+		return "", journal.Change{}, fmt.Errorf("the instance is %s; stop it, so that its volumes can be exchanged", found)
 	case found == model.IsUnknown && instance.Holds:
-		return "", change{}, errors.New("the runtime can't tell whether the instance runs; configure how its state is told")
+		return "", journal.Change{}, errors.New("the runtime can't tell whether the instance runs; configure how its state is told")
 	}
-	s, err := w.m.journal.keptBy(j.Instance, j.PutBack)
+	s, err := w.m.journal.KeptBy(j.Instance, j.PutBack)
 	switch {
 	case err != nil:
 		return no("look for the kept content", err)
 	case s.Tenant != instance.Tenant || s.Tenant != j.Tenant:
-		return "", change{}, fmt.Errorf("the kept content is of tenant %q, and the instance belongs to tenant %q now; move the content by hand", s.Tenant, instance.Tenant)
+		return "", journal.Change{}, fmt.Errorf("the kept content is of tenant %q, and the instance belongs to tenant %q now; move the content by hand", s.Tenant, instance.Tenant)
 	case s.Removing:
-		return "", change{}, errors.New("the kept content is being removed")
+		return "", journal.Change{}, errors.New("the kept content is being removed")
 	case s.Partial:
-		return "", change{}, errors.New("a removal of the kept content had begun when the journal of this host was lost or set back, so the content may not be whole; " +
+		return "", journal.Change{}, errors.New("a removal of the kept content had begun when the journal of this host was lost or set back, so the content may not be whole; " +
 			"look at the content, and move by hand what is of use")
 	case len(s.Missing) > 0:
-		return "", change{}, fmt.Errorf("nothing was at the place of volume %s when the others were replaced, so the volumes would be of two times; "+
+		return "", journal.Change{}, fmt.Errorf("nothing was at the place of volume %s when the others were replaced, so the volumes would be of two times; "+
 			"move them by hand while the instance is stopped", strings.Join(s.Missing, ", "))
 	}
 	planned, err := restorer.Plan(ctx, j.Instance, j.ID)
@@ -84,14 +85,14 @@ func (w *worker) toPutBack(ctx context.Context, j *model.Job) (model.State, chan
 	}
 	places, err := w.matchKept(&s, planned)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	known := s.Known
 	known.Released = false // the operator wants this content to be the instance's again
 	r := &model.Restore{
 		Known: &known, Backup: s.Known.Backup, Seq: s.Known.Seq, Created: s.Known.Created, Vault: s.Known.Vault, Places: places, Result: &model.RestoreResult{},
 	}
-	return model.Placing, change{edit: func(j *model.Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
+	return model.Placing, journal.Change{Edit: func(j *model.Job) { j.Found, j.Restore, j.Kept = found, r, instance.Keep }}, nil
 }
 
 // matchKept gives the places of a put-back, whose trees lie aside. It fails where the kept

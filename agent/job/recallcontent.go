@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"go.etcd.io/bbolt"
-
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
@@ -41,18 +39,5 @@ func (w *worker) recallContent(ctx context.Context, j *model.Job) error {
 	case found.Backup == "" || known.Backup != "" && found.Seq <= known.Seq:
 		return nil
 	}
-	return w.m.journal.recallContent(j.Instance, known.Backup, found)
-}
-
-// recallContent journals content that marks tell of, unless
-// the journal knows another backup by now.
-func (jr *Journal) recallContent(instance, before string, found model.Content) error {
-	return jr.update(func(tx *bbolt.Tx) error {
-		var c model.Content
-		if _, err := get(tx, bucketContent, []byte(instance), &c); err != nil || c.Backup != before {
-			return err
-		}
-		found.Doubt = c.Doubt
-		return put(tx, bucketContent, []byte(instance), found)
-	})
+	return w.m.journal.RecallContent(j.Instance, known.Backup, found)
 }

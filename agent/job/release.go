@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/bbolt"
-
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
-
-type checkFunc = func(tx *bbolt.Tx, job *model.Job) error
 
 // errMayNotRelease says that the journal does not have all that a power-down rests on.
 var errMayNotRelease = errors.New("the journal does not allow a release")
@@ -28,7 +25,7 @@ const (
 //
 // Invariant release-last: an instance is powered down only after its manifest is durable, was read
 // back and matches, the report was acknowledged, and all of that is in the journal.
-func mayRelease(tx *bbolt.Tx, j *model.Job) error {
+func mayRelease(j journal.Record) error {
 	no := func(why string) error { return fmt.Errorf("job %s: %s: %w", j.ID, why, errMayNotRelease) }
 	switch {
 	case j.IsRestore():
@@ -41,7 +38,7 @@ func mayRelease(tx *bbolt.Tx, j *model.Job) error {
 		return no("a state is missing on its way")
 	case j.ReportSeq == 0 || j.AcknowledgedAt.IsZero():
 		return no("the report was not acknowledged")
-	case tx.Bucket(bucketOutbox).Get(outboxKey(j.ReportSeq)) != nil:
+	case j.ReportWaits:
 		return no("the report is still in the outbox")
 	case j.Gone != "":
 		return no("the store lacks a part of the backup")
@@ -65,22 +62,19 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 	if !w.proofHolds(max(w.m.opts.ProofAge, actTimeout)) {
 		return errUnproved
 	}
-	var held *model.Sight
-	err := w.m.journal.db.View(func(tx *bbolt.Tx) error {
-		j, err := getJob(tx, w.id)
-		if err != nil {
-			return err
-		}
-		if held = &j.Held; w.begun {
-			held.Work = "" // it is in part down, and has worked to get there
-		}
-		if j.State != model.Releasing {
-			return fmt.Errorf("job %s: the intent is not journalled: %w", j.ID, errMayNotRelease)
-		}
-		return mayRelease(tx, j)
-	})
+	j, err := w.m.journal.Record(w.id)
 	if err != nil {
 		return err
+	}
+	if j.State != model.Releasing {
+		return fmt.Errorf("job %s: the intent is not journalled: %w", j.ID, errMayNotRelease)
+	}
+	if err := mayRelease(j); err != nil {
+		return err
+	}
+	held := &j.Held
+	if w.begun {
+		held.Work = "" // it is in part down, and has worked to get there
 	}
 	before := w.mayBeDown
 	w.mayBeDown = true // also if that panics
@@ -145,7 +139,7 @@ func (w *worker) release(hard context.Context, j *model.Job) error {
 		if up = up && !w.begun; up {
 			w.mayBeDown = false
 		}
-		return w.write(j, model.Acknowledged, change{edit: func(j *model.Job) {
+		return w.write(j, model.Acknowledged, journal.Change{Edit: func(j *model.Job) {
 			if up {
 				delete(j.Entered, model.Releasing)
 			}
@@ -157,9 +151,9 @@ func (w *worker) release(hard context.Context, j *model.Job) error {
 		return err
 	}
 	w.unclaim(hard, j)
-	return w.write(j, model.Released, change{
-		edit: func(j *model.Job) { j.EndHold(w.m.opts.Now(), w.m.journal.Up()) },
-		emit: w.m.event(model.EventReleased),
+	return w.write(j, model.Released, journal.Change{
+		Edit: func(j *model.Job) { j.EndHold(w.m.opts.Now(), w.m.journal.Up()) },
+		Emit: w.m.event(model.EventReleased),
 	})
 }
 

@@ -7,8 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"go.etcd.io/bbolt"
-
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 )
 
@@ -33,7 +32,7 @@ func TestInvariantReleaseLast(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	whole := func() *model.Job {
 		return &model.Job{
-			ID: "j", Instance: "phone", State: model.Releasing, Policy: model.ReleaseByAgent, Hold: true, HeldSince: now,
+			ID: "j", Instance: "phone", State: model.Releasing, AcceptedAt: now, Policy: model.ReleaseByAgent, Hold: true, HeldSince: now,
 			Held:      model.Sight{State: model.IsFrozen, ID: "i", Run: "1", Work: "2", Proof: true},
 			Entered:   map[model.State]time.Time{model.Stored: now, model.Reported: now, model.Acknowledged: now, model.Releasing: now},
 			Result:    &model.Result{BackupID: "b", Object: "o", ManifestSHA256: "00", Verified: now},
@@ -82,23 +81,21 @@ func TestInvariantReleaseLast(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			jr, err := OpenJournal(filepath.Join(t.TempDir(), "journal"))
+			jr, err := journal.Open(filepath.Join(t.TempDir(), "journal"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer jr.Close()
 			j := whole()
 			c.spoil(j)
-			err = jr.db.Update(func(tx *bbolt.Tx) error {
-				if c.outbox {
-					if err := put(tx, bucketOutbox, outboxKey(3), model.Event{Seq: 3}); err != nil {
-						return err
-					}
-				}
-				return put(tx, bucketJobs, []byte("j"), j)
-			})
-			if err != nil {
+			if _, _, err := jr.Accept(model.Task{ID: "t", RequestID: "r"}, []model.Job{*j}); err != nil {
 				t.Fatal(err)
+			}
+			if c.outbox {
+				emitted := func(*model.Job) (model.Event, error) { return model.Event{Type: model.EventCompleted}, nil }
+				if _, _, err := jr.Step("j", "", now, nil, journal.Change{Emit: emitted}); err != nil {
+					t.Fatal(err)
+				}
 			}
 			m := New(jr, Parts{}, Options{Now: time.Now})
 			rt := &countingRuntime{}

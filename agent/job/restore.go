@@ -3,14 +3,12 @@ package job
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"go.etcd.io/bbolt"
-
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
@@ -64,22 +62,22 @@ type Restorer interface {
 }
 
 // toRestore gathers the facts on which a restore rests, and does what Decide says.
-func (w *worker) toRestore(ctx context.Context, j *model.Job) (model.State, change, error) {
+func (w *worker) toRestore(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
 	if j.PutBack != "" {
 		return w.toPutBack(ctx, j)
 	}
 	restorer := w.m.parts.Restorer
 	if restorer == nil {
-		return "", change{}, errors.New("this agent does not restore")
+		return "", journal.Change{}, errors.New("this agent does not restore")
 	}
 	// as it is configured now: the job may have waited over a restart
 	instance, err := w.ofTenant(j)
 	if err != nil {
-		return "", change{}, fmt.Errorf("look for the instance: %w", err)
+		return "", journal.Change{}, fmt.Errorf("look for the instance: %w", err)
 	}
 	f, err := w.facts(ctx, j, instance)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	d := Decide(f)
 	r := &model.Restore{Backup: f.Newest.Backup, Seq: f.Newest.Seq, Created: f.Newest.Created, Vault: f.Newest.Vault, Certain: d.Certain, Warning: d.Warning}
@@ -92,22 +90,22 @@ func (w *worker) toRestore(ctx context.Context, j *model.Job) (model.State, chan
 			next = model.Starting
 		}
 		if err := w.claim(ctx, j, f, r); err != nil {
-			return "", change{}, err
+			return "", journal.Change{}, err
 		}
-		return next, change{edit: func(j *model.Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
+		return next, journal.Change{Edit: func(j *model.Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
 	case ActRestore:
 		if r.Places, err = restorer.Plan(ctx, j.Instance, j.ID); err != nil {
-			return "", change{}, fmt.Errorf("find the volumes' places: %w", err)
+			return "", journal.Change{}, fmt.Errorf("find the volumes' places: %w", err)
 		}
 		if err := w.planReplacing(ctx, j, instance, r); err != nil {
-			return "", change{}, err
+			return "", journal.Change{}, err
 		}
 		if err := w.claim(ctx, j, f, r); err != nil {
-			return "", change{}, err
+			return "", journal.Change{}, err
 		}
-		return model.Restoring, change{edit: func(j *model.Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
+		return model.Restoring, journal.Change{Edit: func(j *model.Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
 	}
-	return "", change{}, d.Err
+	return "", journal.Change{}, d.Err
 }
 
 // askVault is for how long the vault is asked about an instance that is not going to be restored.
@@ -188,7 +186,7 @@ func (w *worker) restore(ctx context.Context, j *model.Job) error {
 		return w.giveUp(ctx, j, "restore", withoutVolumes(j.Restore, err))
 	}
 	planned := w.planRestored(ctx, j, places, result)
-	err = w.writeChecked(j, model.Placing, notCancelled, change{edit: func(j *model.Job) {
+	err = w.writeChecked(j, model.Placing, notCancelled, journal.Change{Edit: func(j *model.Job) {
 		j.Restore.Places, j.Restore.Result, j.Snapshots = places, result, planned
 	}})
 	if errors.Is(err, errCancelled) {
@@ -228,16 +226,12 @@ func (w *worker) putInPlace(hard context.Context, j *model.Job) error {
 	if err != nil {
 		return w.undo(j, "look at the content that the restored volumes have replaced", err)
 	}
-	var unkept []byte
-	if j.PutBack != "" {
-		unkept = asideKey(j.Instance, j.PutBack)
-	}
-	return w.write(j, model.Restored, change{
-		edit: func(j *model.Job) {
+	return w.write(j, model.Restored, journal.Change{
+		Edit: func(j *model.Job) {
 			j.Restore.Placed, j.Restore.Places, j.Restore.Replaced, j.Snapshots = true, places, sum, nil
-		}, bases: bases,
-		kept: kept, unkept: unkept,
-		dropBases: true, // bases of the old volumes say nothing about these volumes
+		}, Bases: bases,
+		Kept: kept, Unkept: j.PutBack,
+		DropBases: true, // bases of the old volumes say nothing about these volumes
 	})
 }
 
@@ -284,12 +278,12 @@ func (w *worker) settle(j *model.Job) error {
 	left, _ := w.discard(j) // the journal identifies all trees of a restore in place
 	instance, err := w.instance(j)
 	if err != nil {
-		return w.write(j, model.Failing, change{left: left, edit: func(j *model.Job) { j.Cause = fmt.Sprintf("look for the instance: %v", err) }})
+		return w.write(j, model.Failing, journal.Change{Left: left, Edit: func(j *model.Job) { j.Cause = fmt.Sprintf("look for the instance: %v", err) }})
 	}
 	if w.m.opts.StartRestored && instance.Holds {
-		return w.write(j, model.Starting, change{left: left})
+		return w.write(j, model.Starting, journal.Change{Left: left})
 	}
-	return w.write(j, model.Done, change{left: left, emit: w.m.event(model.EventRestoreCompleted)})
+	return w.write(j, model.Done, journal.Change{Left: left, Emit: w.m.event(model.EventRestoreCompleted)})
 }
 
 // startTries is how often a start is tried: an engine that is just coming up gets some
@@ -307,7 +301,7 @@ func (w *worker) start(hard context.Context, j *model.Job) error {
 		err = w.startOnce(ctx, j)
 		cancel()
 		if err == nil {
-			return w.write(j, model.Done, change{emit: w.m.event(model.EventRestoreCompleted)})
+			return w.write(j, model.Done, journal.Change{Emit: w.m.event(model.EventRestoreCompleted)})
 		}
 		w.m.parts.Observer.Trouble(j.Instance, j.ID, "start the restored instance", err)
 	}
@@ -357,46 +351,4 @@ func (w *worker) undoRestore(ctx context.Context, j *model.Job) error {
 		}
 	}
 	return nil
-}
-
-// Content returns which backup the instance's volumes on this host
-// come from; zero when none is known.
-func (jr *Journal) Content(instance string) (c model.Content, err error) {
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		_, err := get(tx, bucketContent, []byte(instance), &c)
-		return err
-	})
-	return c, err
-}
-
-// KnownIn returns an instance of which a backup in the vault of that id was
-// made or restored here, and the last such backup; "" when there is none.
-func (jr *Journal) KnownIn(vault string) (instance string, c model.Content, err error) {
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketContent).ForEach(func(k, v []byte) error {
-			var one model.Content
-			if err := json.Unmarshal(v, &one); err != nil {
-				return fmt.Errorf("journal: decode content of %q: %w", k, err)
-			}
-			if instance == "" && one.Vault == vault {
-				instance, c = string(k), one
-			}
-			return nil
-		})
-	})
-	return instance, c, err
-}
-
-// Ended returns the last job of the instance that is over, of
-// either kind and however it ended; nil when there is none.
-func (jr *Journal) Ended(instance string) (last *model.Job, err error) {
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		id := tx.Bucket(bucketEnded).Get([]byte(instance))
-		if id == nil {
-			return nil
-		}
-		last, err = getJob(tx, string(id))
-		return err
-	})
-	return last, err
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 )
 
@@ -24,7 +25,7 @@ func (r *restingRuntime) Of(string) Runtime { return r }
 // TestMayMove: volumes are exchanged only while neither the instance with which the
 // restore began runs, nor the instance that the configuration has under that id now.
 func TestMayMove(t *testing.T) {
-	jr, err := OpenJournal(filepath.Join(t.TempDir(), "journal"))
+	jr, err := journal.Open(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"slices"
 
-	"go.etcd.io/bbolt"
-
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
@@ -17,7 +16,7 @@ import (
 func (w *worker) secure(ctx context.Context, j *model.Job) error {
 	doing, err := "begin", context.Cause(ctx)
 	var next model.State
-	var c change
+	var c journal.Change
 	if err == nil {
 		switch j.State {
 		case model.Precopying:
@@ -50,25 +49,25 @@ func (w *worker) secure(ctx context.Context, j *model.Job) error {
 }
 
 // notCancelled keeps a job that was cancelled from being stored: once it is, it can't be undone.
-func notCancelled(_ *bbolt.Tx, j *model.Job) error {
+func notCancelled(j journal.Record) error {
 	if j.CancelAsked {
 		return errCancelled
 	}
 	return nil
 }
 
-func (w *worker) freeze(ctx context.Context, j *model.Job) (model.State, change, error) {
+func (w *worker) freeze(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
 	instance, err := w.instance(j)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	sight, err := instance.Runtime.State(ctx)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	if sight.State != model.IsStopped || j.Found != model.IsStopped {
 		if err := w.mark(j); err != nil {
-			return "", change{}, err
+			return "", journal.Change{}, err
 		}
 		hold := instance.Runtime.Freeze
 		if j.Mode == model.ModeStop {
@@ -76,33 +75,33 @@ func (w *worker) freeze(ctx context.Context, j *model.Job) (model.State, change,
 		}
 		err := w.act(crashpoint.Freeze, func() error { return hold(ctx) })
 		if err != nil {
-			return "", change{}, err
+			return "", journal.Change{}, err
 		}
 	}
 	if sight, err = w.stillHeld(ctx, j, instance); err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
-	return model.Frozen, change{edit: func(j *model.Job) { j.Held = sight }}, nil
+	return model.Frozen, journal.Change{Edit: func(j *model.Job) { j.Held = sight }}, nil
 }
 
-func (w *worker) plan(ctx context.Context, j *model.Job) (model.State, change, error) {
+func (w *worker) plan(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
 	instance, err := w.instance(j)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	planned, err := instance.Snapshots.Plan(ctx, lastName(j))
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
-	return model.Snapshotting, change{edit: func(j *model.Job) { j.Snapshots = planned }}, nil
+	return model.Snapshotting, journal.Change{Edit: func(j *model.Job) { j.Snapshots = planned }}, nil
 }
 
-func (w *worker) snapshot(ctx context.Context, j *model.Job) (model.State, change, error) {
+func (w *worker) snapshot(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
 	made, err := w.makeSnapshots(ctx, j)
 	if err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
-	return model.Snapshotted, change{edit: func(j *model.Job) { j.Snapshots = made }}, nil
+	return model.Snapshotted, journal.Change{Edit: func(j *model.Job) { j.Snapshots = made }}, nil
 }
 
 // makeSnapshots makes the snapshots that the journal names. Where one can't be
@@ -164,7 +163,7 @@ func (w *worker) instead(ctx context.Context, j *model.Job, i int, instance Inst
 	}
 	skip := j.State == model.Precopying && !other.Live && !other.Warm
 	w.m.parts.Observer.Lacked(j.Instance, j.ID, fmt.Sprintf("make the snapshot of volume %q as planned: %s", other.Name, means), cause)
-	next, _, err := w.m.journal.step(j.ID, "", w.m.opts.Now(), nil, change{left: left, edit: func(j *model.Job) {
+	next, _, err := w.m.journal.Step(j.ID, "", w.m.opts.Now(), nil, journal.Change{Left: left, Edit: func(j *model.Job) {
 		if skip {
 			j.Snapshots = slices.Delete(j.Snapshots, i, i+1)
 		} else {
@@ -177,25 +176,25 @@ func (w *worker) instead(ctx context.Context, j *model.Job, i int, instance Inst
 	return next, nil
 }
 
-func (w *worker) upload(ctx context.Context, j *model.Job) (model.State, change, error) {
+func (w *worker) upload(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
 	working, stop := w.whileStoreAnswers(ctx, j)
 	result, err := w.engine(working, j, j.Snapshots, false)
 	stop()
 	if err != nil {
 		if cause := context.Cause(working); ctx.Err() == nil && errors.Is(cause, ErrStoreAway) {
-			return "", change{}, fmt.Errorf("%w: %w", errWaitForStore, err)
+			return "", journal.Change{}, fmt.Errorf("%w: %w", errWaitForStore, err)
 		}
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
 	if err := result.Complete(); err != nil {
-		return "", change{}, err
+		return "", journal.Change{}, err
 	}
-	return model.Stored, change{edit: func(j *model.Job) { j.Result = result }}, nil
+	return model.Stored, journal.Change{Edit: func(j *model.Job) { j.Result = result }}, nil
 }
 
 // engine runs the backup engine over snapshots that stand.
 func (w *worker) engine(ctx context.Context, j *model.Job, snapshots []model.Snapshot, precopy bool) (result *model.Result, err error) {
-	packs, err := w.m.journal.packs(j.ID)
+	packs, err := w.m.journal.Packs(j.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +202,7 @@ func (w *worker) engine(ctx context.Context, j *model.Job, snapshots []model.Sna
 	r := BackupRequest{
 		Job: j.ID, Task: j.Task, Instance: j.Instance, Tenant: j.Tenant, Kept: j.Kept, Precopy: precopy, Deadline: j.Deadline, Resume: packs,
 		PackIntent: func(pack string) error {
-			return w.act(crashpoint.WritePack, func() error { return w.m.journal.addPack(j.ID, pack) })
+			return w.act(crashpoint.WritePack, func() error { return w.m.journal.AddPack(j.ID, pack) })
 		},
 		Progress: func(p model.Progress) { w.progressed(j, p) },
 	}
@@ -214,7 +213,7 @@ func (w *worker) engine(ctx context.Context, j *model.Job, snapshots []model.Sna
 			return nil, err
 		}
 		r.BackupIntent = func(id string) error {
-			return w.act(crashpoint.WriteBackup, func() error { return w.m.journal.try(j.Instance, id) })
+			return w.act(crashpoint.WriteBackup, func() error { return w.m.journal.NoteTried(j.Instance, id) })
 		}
 	}
 	bases, err := w.m.journal.Bases(j.Instance)

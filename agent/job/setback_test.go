@@ -1,6 +1,7 @@
 package job_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
@@ -72,7 +74,7 @@ func runSetBack(t *testing.T, crashAt int, stuck string, next setBackLife) (poin
 			if volume > 0 {
 				return nil
 			}
-			return l.j.Copy(earlier)
+			return copyJournal(l.j, "phone", earlier)
 		}
 		_, _ = l.prepare("r", "phone")
 		for range 1000 {
@@ -99,11 +101,11 @@ func runSetBack(t *testing.T, crashAt int, stuck string, next setBackLife) (poin
 			}
 		}
 		if next.cancel {
-			j, err := job.OpenJournal(w.journal)
+			j, err := journal.Open(w.journal)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := errors.Join(j.AskCancel("phone"), j.Close()); err != nil {
+			if err := errors.Join(askCancel(j, "phone"), j.Close()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -286,4 +288,48 @@ func TestOneBadTreeHidesNoOther(t *testing.T) {
 			t.Error(f)
 		}
 	})
+}
+
+// errCopied ends the transaction of copyJournal, which changes nothing.
+var errCopied = errors.New("copied")
+
+// copyJournal copies the file of the journal, while a job of the instance is under way. No other
+// transaction writes to the file meanwhile.
+func copyJournal(j *journal.Journal, instance, path string) error {
+	active, _, err := j.ByInstance(instance)
+	if err != nil {
+		return err
+	}
+	_, _, err = j.Step(active.ID, "", time.Time{}, func(journal.Record) error {
+		content, err := os.ReadFile(j.Path())
+		if err == nil {
+			err = os.WriteFile(path, content, 0o600)
+		}
+		return cmp.Or(err, errCopied)
+	}, journal.Change{})
+	if errors.Is(err, errCopied) {
+		return nil
+	}
+	return err
+}
+
+// askCancel notes that the unfinished job of the instance is to be undone, as Cancel does.
+func askCancel(j *journal.Journal, instance string) error {
+	active, _, err := j.ByInstance(instance)
+	if err != nil {
+		return err
+	}
+	_, _, err = j.Step(active.ID, "", time.Time{}, nil, journal.Change{Edit: func(j *model.Job) { j.CancelAsked = true }})
+	return err
+}
+
+// noteReleased notes that the instance was powered down on the backup from which its volumes come,
+// as the end of a release does.
+func noteReleased(j *journal.Journal, instance string) error {
+	c, err := j.Content(instance)
+	if err != nil {
+		return err
+	}
+	c.Released = true
+	return j.RecallContent(instance, c.Backup, c)
 }

@@ -55,7 +55,7 @@ func acting(ctx context.Context, limit time.Duration) (context.Context, context.
 // anything new of it in the store; packs is how many packs the journal names. The progress
 // tells the packs that this life has sent, and the journal the packs of earlier lives.
 func (w *worker) fruitless(j *model.Job) (packs, n int, err error) {
-	named, err := w.m.journal.packs(j.ID)
+	named, err := w.m.journal.Packs(j.ID)
 	if err != nil {
 		return 0, 0, err
 	}

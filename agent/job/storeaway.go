@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
@@ -140,5 +141,5 @@ func (w *worker) whileStoreAnswers(ctx context.Context, j *model.Job) (_ context
 // waitForStore lets the instance go until the store answers again.
 func (w *worker) waitForStore(j *model.Job, err error) error {
 	w.m.parts.Observer.Lacked(j.Instance, j.ID, "keep the instance held; it runs again, and is held anew when the store answers", err)
-	return w.write(j, model.Suspending, change{edit: func(j *model.Job) { j.StoreWaits, j.ForStore = j.StoreWaits+1, true }})
+	return w.write(j, model.Suspending, journal.Change{Edit: func(j *model.Job) { j.StoreWaits, j.ForStore = j.StoreWaits+1, true }})
 }

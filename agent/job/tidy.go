@@ -59,7 +59,7 @@ func (m *Manager) findLeftovers(ctx context.Context, jobs []*model.Job) (left []
 	for _, b := range bases {
 		named[b.Ref.Path] = true
 	}
-	known, err := m.journal.leftovers()
+	known, err := m.journal.Leftovers()
 	if err != nil {
 		m.parts.Observer.Trouble("", "", "look for leftovers", err)
 		return nil

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
@@ -46,7 +47,7 @@ func (w *worker) resume(work, hard context.Context, j *model.Job) error {
 	case goesOn:
 		return nil
 	}
-	return w.write(j, model.Suspending, change{})
+	return w.write(j, model.Suspending, journal.Change{})
 }
 
 // inspect tells whether the job can go on where it was: the instance has not run since, and the
@@ -129,11 +130,11 @@ func (w *worker) letGo(hard context.Context, j *model.Job) error {
 	w.hold = nil // a job that is put off waits for another turn
 	switch j.State {
 	case model.Released:
-		return w.write(j, model.Done, change{edit: over, dropBases: true, left: left})
+		return w.write(j, model.Done, journal.Change{Edit: over, DropBases: true, Left: left})
 	case model.Ending:
-		return w.write(j, model.Done, change{edit: over, bases: kept, left: left})
+		return w.write(j, model.Done, journal.Change{Edit: over, Bases: kept, Left: left})
 	case model.Resuming:
-		return w.write(j, model.Done, change{edit: over, emit: w.m.event(model.EventResumed), bases: kept, left: left})
+		return w.write(j, model.Done, journal.Change{Edit: over, Emit: w.m.event(model.EventResumed), Bases: kept, Left: left})
 	case model.Suspending:
 		packs, fruitless, err := w.fruitless(j)
 		if err != nil {
@@ -150,7 +151,7 @@ func (w *worker) letGo(hard context.Context, j *model.Job) error {
 		}
 		// The snapshots of the next try have other names: the snapshots
 		// of this try may be leftovers, which are removed at any time.
-		return w.write(j, model.Accepted, change{left: left, edit: func(j *model.Job) {
+		return w.write(j, model.Accepted, journal.Change{Left: left, Edit: func(j *model.Job) {
 			over(j)
 			j.Identity, j.Held = "", model.Sight{} // another may have its name when it is held next
 			j.Attempts++
@@ -162,7 +163,7 @@ func (w *worker) letGo(hard context.Context, j *model.Job) error {
 	if j.IsRestore() {
 		event = model.EventRestoreFailed
 	}
-	return w.write(j, model.Failed, change{edit: over, emit: w.m.event(event), bases: kept, left: left})
+	return w.write(j, model.Failed, journal.Change{Edit: over, Emit: w.m.event(event), Bases: kept, Left: left})
 }
 
 // restoreHost lets the instance run again where it should, and brings its old volumes back.

@@ -4,54 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 
-	"go.etcd.io/bbolt"
-
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
+	"holdfast/agent/journal/journaltest"
 	"holdfast/agent/model"
 )
-
-// edit changes the records of a journal that nobody has open.
-func edit(t *testing.T, path string, do func(tx *bbolt.Tx) error) {
-	t.Helper()
-	db, err := bbolt.Open(path, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = errors.Join(db.Update(do), db.Close()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// first changes the first record of a bucket whose key has the prefix.
-func first(bucket, prefix string, change func(b *bbolt.Bucket, k, v []byte) error) func(tx *bbolt.Tx) error {
-	return func(tx *bbolt.Tx) error {
-		b := tx.Bucket([]byte(bucket))
-		k, v := b.Cursor().Seek([]byte(prefix))
-		if k == nil || !strings.HasPrefix(string(k), prefix) {
-			return fmt.Errorf("%s has no record %q", bucket, prefix)
-		}
-		return change(b, slices.Clone(k), slices.Clone(v))
-	}
-}
-
-func damaged(b *bbolt.Bucket, k, v []byte) error { return b.Put(k, v[:len(v)/2]) }
-
-func replaced(old, with string) func(b *bbolt.Bucket, k, v []byte) error {
-	return func(b *bbolt.Bucket, k, v []byte) error {
-		changed := strings.Replace(string(v), old, with, 1)
-		if changed == string(v) {
-			return fmt.Errorf("%s has no %s", v, old)
-		}
-		return b.Put(k, []byte(changed))
-	}
-}
 
 // TestOneDamagedRecord damages one record of a journal at a time,
 // each kind of record in its way. The journal opens, names the record
@@ -60,59 +22,77 @@ func TestOneDamagedRecord(t *testing.T) {
 	job1 := func(j map[string]string) string { return j["a"] }
 	for _, tt := range []struct {
 		name   string
-		damage func(jobs map[string]string) func(tx *bbolt.Tx) error
+		damage func(jobs map[string]string) func(tx *journaltest.Tx) error
 		about  string // of the one unknown record; "" where a pointer was repaired without one
 		stands bool   // the job of a is unknown
 	}{
-		{"job, damaged", func(j map[string]string) func(*bbolt.Tx) error { return first("jobs", job1(j), damaged) }, "job ", true},
-		{"job, unknown state", func(j map[string]string) func(*bbolt.Tx) error {
-			return first("jobs", job1(j), replaced(`"state":"acknowledged"`, `"state":"resharding"`))
+		{"job, damaged", func(j map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("jobs", job1(j), journaltest.Damaged)
 		}, "job ", true},
-		{"job, unknown kind", func(j map[string]string) func(*bbolt.Tx) error {
-			return first("jobs", job1(j), replaced(`"kind":"backup"`, `"kind":"clone"`))
+		{"job, unknown state", func(j map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("jobs", job1(j), journaltest.Replaced(`"state":"acknowledged"`, `"state":"resharding"`))
 		}, "job ", true},
-		{"job, unknown policy", func(j map[string]string) func(*bbolt.Tx) error {
-			return first("jobs", job1(j), replaced(`"policy":"control-plane"`, `"policy":"nobody"`))
+		{"job, unknown kind", func(j map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("jobs", job1(j), journaltest.Replaced(`"kind":"backup"`, `"kind":"clone"`))
 		}, "job ", true},
-		{"job, unknown mode", func(j map[string]string) func(*bbolt.Tx) error {
-			return first("jobs", job1(j), replaced(`"state":"acknowledged"`, `"mode":"sleep","state":"acknowledged"`))
+		{"job, unknown policy", func(j map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("jobs", job1(j), journaltest.Replaced(`"policy":"control-plane"`, `"policy":"nobody"`))
 		}, "job ", true},
-		{"job, of another id", func(j map[string]string) func(*bbolt.Tx) error {
-			return first("jobs", job1(j), replaced(job1(j), "0123"))
+		{"job, unknown mode", func(j map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("jobs", job1(j), journaltest.Replaced(`"state":"acknowledged"`, `"mode":"sleep","state":"acknowledged"`))
 		}, "job ", true},
-		{"job, over", func(j map[string]string) func(*bbolt.Tx) error { return first("jobs", j["c"], damaged) }, "job ", false},
-		{"task", func(j map[string]string) func(*bbolt.Tx) error { return first("tasks", j["task a"], damaged) }, "task ", false},
-		{"recent report", func(map[string]string) func(*bbolt.Tx) error { return first("recent", "", damaged) }, "report 1", false},
-		{"refused report", func(map[string]string) func(*bbolt.Tx) error {
-			return func(tx *bbolt.Tx) error { return tx.Bucket([]byte("refused")).Put([]byte("12345678"), []byte("{")) }
+		{"job, of another id", func(j map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("jobs", job1(j), journaltest.Replaced(job1(j), "0123"))
+		}, "job ", true},
+		{"job, over", func(j map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("jobs", j["c"], journaltest.Damaged)
+		}, "job ", false},
+		{"task", func(j map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("tasks", j["task a"], journaltest.Damaged)
+		}, "task ", false},
+		{"recent report", func(map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("recent", "", journaltest.Damaged)
+		}, "report 1", false},
+		{"refused report", func(map[string]string) func(*journaltest.Tx) error {
+			return func(tx *journaltest.Tx) error {
+				return tx.Bucket([]byte("refused")).Put([]byte("12345678"), []byte("{"))
+			}
 		}, "report ", false},
-		{"waiting report", func(map[string]string) func(*bbolt.Tx) error {
-			return func(tx *bbolt.Tx) error {
+		{"waiting report", func(map[string]string) func(*journaltest.Tx) error {
+			return func(tx *journaltest.Tx) error {
 				return tx.Bucket([]byte("outbox")).Put([]byte("\x00\x00\x00\x00\x00\x00\x00\xf0"), []byte("{"))
 			}
 		}, "report 240", false},
-		{"base", func(map[string]string) func(*bbolt.Tx) error {
-			return func(tx *bbolt.Tx) error { return tx.Bucket([]byte("bases")).Put([]byte("a\x00data"), []byte("{")) }
+		{"base", func(map[string]string) func(*journaltest.Tx) error {
+			return func(tx *journaltest.Tx) error {
+				return tx.Bucket([]byte("bases")).Put([]byte("a\x00data"), []byte("{"))
+			}
 		}, "bases ", false},
-		{"leftover", func(map[string]string) func(*bbolt.Tx) error {
-			return func(tx *bbolt.Tx) error { return tx.Bucket([]byte("leftovers")).Put([]byte("x\x00/y"), []byte("{")) }
+		{"leftover", func(map[string]string) func(*journaltest.Tx) error {
+			return func(tx *journaltest.Tx) error {
+				return tx.Bucket([]byte("leftovers")).Put([]byte("x\x00/y"), []byte("{"))
+			}
 		}, "leftovers ", false},
-		{"accepted loss", func(map[string]string) func(*bbolt.Tx) error {
-			return func(tx *bbolt.Tx) error { return tx.Bucket([]byte("accepted")).Put([]byte("a"), []byte("{")) }
+		{"accepted loss", func(map[string]string) func(*journaltest.Tx) error {
+			return func(tx *journaltest.Tx) error { return tx.Bucket([]byte("accepted")).Put([]byte("a"), []byte("{")) }
 		}, "an accepted loss", false},
-		{"content", func(map[string]string) func(*bbolt.Tx) error { return first("content", "a", damaged) }, "which backup the volumes come from", false},
-		{"age of a task", func(map[string]string) func(*bbolt.Tx) error { return first("finished", "", damaged) }, "finished ", false},
-		{"last job of an instance", func(map[string]string) func(*bbolt.Tx) error {
-			return first("ended", "c", func(b *bbolt.Bucket, k, _ []byte) error { return b.Put(k, []byte("nobody")) })
+		{"content", func(map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("content", "a", journaltest.Damaged)
+		}, "which backup the volumes come from", false},
+		{"age of a task", func(map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("finished", "", journaltest.Damaged)
+		}, "finished ", false},
+		{"last job of an instance", func(map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("ended", "c", func(b *journaltest.Bucket, k, _ []byte) error { return b.Put(k, []byte("nobody")) })
 		}, "", false},
-		{"last backup of an instance", func(map[string]string) func(*bbolt.Tx) error {
-			return first("latest", "c", func(b *bbolt.Bucket, k, _ []byte) error { return b.Put(k, []byte("nobody")) })
+		{"last backup of an instance", func(map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("latest", "c", func(b *journaltest.Bucket, k, _ []byte) error { return b.Put(k, []byte("nobody")) })
 		}, "", false},
-		{"unfinished job of another instance", func(map[string]string) func(*bbolt.Tx) error {
-			return func(tx *bbolt.Tx) error { return tx.Bucket([]byte("active")).Put([]byte("d"), []byte("nobody")) }
+		{"unfinished job of another instance", func(map[string]string) func(*journaltest.Tx) error {
+			return func(tx *journaltest.Tx) error { return tx.Bucket([]byte("active")).Put([]byte("d"), []byte("nobody")) }
 		}, "", false},
-		{"lists of jobs", func(map[string]string) func(*bbolt.Tx) error {
-			return first("order", "", func(b *bbolt.Bucket, k, _ []byte) error { return b.Put(k, []byte("nobody")) })
+		{"lists of jobs", func(map[string]string) func(*journaltest.Tx) error {
+			return journaltest.First("order", "", func(b *journaltest.Bucket, k, _ []byte) error { return b.Put(k, []byte("nobody")) })
 		}, "", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -121,7 +101,7 @@ func TestOneDamagedRecord(t *testing.T) {
 	}
 }
 
-func oneDamagedRecord(t *testing.T, damage func(map[string]string) func(tx *bbolt.Tx) error, about string, stands bool) {
+func oneDamagedRecord(t *testing.T, damage func(map[string]string) func(tx *journaltest.Tx) error, about string, stands bool) {
 	w := newWorld(t, "a", "b", "c", "d")
 	w.instances["a"].policy, w.instances["b"].policy = model.ReleaseByControlPlane, model.ReleaseByControlPlane
 	l, ids := w.start(-1, job.Options{}), map[string]string{}
@@ -133,7 +113,7 @@ func oneDamagedRecord(t *testing.T, damage func(map[string]string) func(tx *bbol
 	l.until(ids["b"], model.Acknowledged)
 	l.final(ids["c"])
 	l.stop()
-	edit(t, w.journal, damage(ids))
+	journaltest.Edit(t, w.journal, damage(ids))
 
 	l = w.start(-1, job.Options{})
 	if l.j.Aside() != "" {
@@ -146,7 +126,7 @@ func oneDamagedRecord(t *testing.T, damage func(map[string]string) func(tx *bbol
 	if about != "" && !strings.HasPrefix(unknown[0].About(), about) {
 		t.Errorf("it is told of %q, want %q", unknown[0].About(), about)
 	}
-	jobs, _, err := l.j.List(job.Query{All: true})
+	jobs, _, err := l.j.List(journal.Query{All: true})
 	if err != nil || len(jobs) < 2 {
 		t.Errorf("the list has %d jobs, %v", len(jobs), err)
 	}
@@ -233,15 +213,15 @@ func TestUnknownRecordIsUnderstoodLater(t *testing.T) {
 		id := mustAccept(t, l, "r", "a").Jobs[0].Job
 		l.until(id, model.Acknowledged)
 		l.stop()
-		edit(t, w.journal, first("jobs", id, replaced(`"state":"acknowledged"`, `"state":"resharding"`)))
+		journaltest.Edit(t, w.journal, journaltest.First("jobs", id, journaltest.Replaced(`"state":"acknowledged"`, `"state":"resharding"`)))
 		l = w.start(-1, job.Options{})
 		if j, err := l.j.Job(id); err != nil || j.State != model.Unknown || j.Result == nil || !j.Hold {
 			t.Errorf("%+v, %v", j, err)
 		}
 		l.stop()
 		// The record was kept as it was: the program of the next start knows the state.
-		edit(t, w.journal, first("unknown", "jobs", func(b *bbolt.Bucket, k, v []byte) error {
-			var r job.UnknownRecord
+		journaltest.Edit(t, w.journal, journaltest.First("unknown", "jobs", func(b *journaltest.Bucket, k, v []byte) error {
+			var r journal.UnknownRecord
 			if err := json.Unmarshal(v, &r); err != nil {
 				return err
 			}
@@ -302,59 +282,4 @@ func TestAbandonOnTheWayBack(t *testing.T) {
 			t.Error(f)
 		}
 	})
-}
-
-// TestVersionsOfAJournal holds the one rule for versions: a
-// number counts, however long, and everything else is damage.
-func TestVersionsOfAJournal(t *testing.T) {
-	for text, want := range map[string]error{
-		"99": job.ErrNewer, "99999999999999999999999999": job.ErrNewer, strings.Repeat("7", 5000): job.ErrNewer,
-		"1": job.ErrOlder, "2": job.ErrOlder,
-		"": nil, "0": nil, "03": nil, "+3": nil, "-1": nil, "3 ": nil, "3.1": nil, "three": nil, "\x00\xff": nil,
-	} {
-		t.Run(fmt.Sprintf("%.10q", text), func(t *testing.T) {
-			path := t.TempDir() + "/journal"
-			j, err := job.OpenJournal(path)
-			if err = errors.Join(err, j.Close()); err != nil {
-				t.Fatal(err)
-			}
-			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte(text)) })
-			before, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, peekErr := job.Peek(path)
-			j, err = job.OpenJournal(path)
-			if want == nil {
-				if err != nil || j.Aside() == "" || peekErr == nil {
-					t.Fatalf("a version that is none: %v, aside %q, a look says %v", err, j.Aside(), peekErr)
-				}
-				if err := j.Close(); err != nil {
-					t.Error(err)
-				}
-				return
-			}
-			if !errors.Is(err, want) || !errors.Is(peekErr, want) || !strings.Contains(err.Error(), "holdfast drain --wait") {
-				t.Errorf("%.300v; a look says %.300v", err, peekErr)
-			}
-			if len(err.Error()) > 600 {
-				t.Errorf("a refusal of %d bytes", len(err.Error()))
-			}
-			if after, err := os.ReadFile(path); err != nil || string(after) != string(before) {
-				t.Error("the refused journal was changed")
-			}
-		})
-	}
-	path := t.TempDir() + "/journal"
-	j, err := job.OpenJournal(path)
-	if err = errors.Join(err, j.Close()); err != nil {
-		t.Fatal(err)
-	}
-	edit(t, path, func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte("meta")) })
-	if j, err = job.OpenJournal(path); err != nil || j.Aside() == "" {
-		t.Fatalf("records without a version: %v, aside %q", err, j.Aside())
-	}
-	if err := j.Close(); err != nil {
-		t.Error(err)
-	}
 }

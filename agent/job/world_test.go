@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
@@ -96,7 +97,7 @@ type world struct {
 	explode func(point string) bool
 	panics  int // of which the agent was told
 	faults  []string
-	current *job.Journal
+	current *journal.Journal
 }
 
 // phone is an instance that counts while it runs; its storage is the count.
@@ -175,7 +176,7 @@ func (w *world) fault(format string, args ...any) {
 type life struct {
 	w       *world
 	m       *job.Manager
-	j       *job.Journal
+	j       *journal.Journal
 	cancel  context.CancelFunc
 	ended   chan struct{}
 	dead    chan struct{}
@@ -189,7 +190,7 @@ type life struct {
 
 func (w *world) start(crashAt int, opts job.Options) *life {
 	w.t.Helper()
-	j, err := job.OpenJournal(w.journal)
+	j, err := journal.Open(w.journal)
 	if err != nil {
 		w.t.Fatal(err)
 	}

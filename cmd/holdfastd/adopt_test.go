@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"holdfast/agent/job"
+	"holdfast/agent/journal"
 	"holdfast/internal/hostid"
 )
 
@@ -21,7 +21,7 @@ func (s *site) opened() (identity string) {
 	if err != nil || found.Copied != nil {
 		s.t.Fatal(found.Copied, err)
 	}
-	j, err := job.OpenJournal(filepath.Join(state, "journal.db"))
+	j, err := journal.Open(filepath.Join(state, "journal.db"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestAdoptCommand(t *testing.T) {
 	t.Run("while an agent runs", func(t *testing.T) {
 		s := newSite(t)
 		id := s.opened()
-		j, err := job.OpenJournal(filepath.Join(s.dir, "state", "journal.db"))
+		j, err := journal.Open(filepath.Join(s.dir, "state", "journal.db"))
 		if err != nil {
 			t.Fatal(err)
 		}

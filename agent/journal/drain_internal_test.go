@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"fmt"
@@ -17,7 +17,7 @@ func BenchmarkDrain(b *testing.B) {
 	const events, instances = 2000, 2000
 	data := []byte(`{"receipt":"` + string(make([]byte, 0)) + fmt.Sprintf("%03000d", 1) + `"}`)
 	for b.Loop() {
-		jr, err := OpenJournal(filepath.Join(b.TempDir(), "journal"))
+		jr, err := Open(filepath.Join(b.TempDir(), "journal"))
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func BenchmarkDrain(b *testing.B) {
 			if len(heads) == 0 {
 				break
 			}
-			if _, err := jr.settle([]uint64{heads[0].Seq}, "", time.Now()); err != nil {
+			if _, err := jr.Settle([]uint64{heads[0].Seq}, "", time.Now()); err != nil {
 				b.Fatal(err)
 			}
 			n++

@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"errors"
@@ -55,7 +55,7 @@ func (jr *Journal) allowed() error {
 // to its content, and sets no damage aside. The caller closes the journal, and
 // holds its lock until then. The error is ErrLocked when another process has it.
 func Inspect(path string) (*Journal, error) {
-	jr, err := openJournal(path)
+	jr, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"time"
@@ -24,20 +24,4 @@ func (jr *Journal) Probe(now time.Time) error {
 	return jr.together(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketMeta).Put(keyProbe, []byte(now.UTC().Format(time.RFC3339)))
 	})
-}
-
-// Full tells whether a command of one instance would be refused
-// because as many jobs wait as the configuration allows.
-func (m *Manager) Full() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.opts.Queue > 0 && len(m.waiting)+m.slots.waiting()-m.slots.idle() >= m.opts.Queue
-}
-
-// HoldTurns tells how many jobs wait for their turn to hold an instance, and how many
-// turns were given so far: while jobs wait and that number stays, no job comes on.
-func (m *Manager) HoldTurns() (waiting int, granted uint64) {
-	m.holds.mu.Lock()
-	defer m.holds.mu.Unlock()
-	return len(m.holds.line), m.holds.granted
 }

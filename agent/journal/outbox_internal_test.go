@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 
 // A control plane that commands and takes no reports does not fill the disk.
 func TestFullOutboxRefusesCommands(t *testing.T) {
-	jr, err := OpenJournal(filepath.Join(t.TempDir(), "journal"))
+	jr, err := Open(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,21 +37,21 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	fill(maxOutbox - 1)
-	if _, _, err := jr.accept(model.Task{ID: "1", RequestID: "1"}, nil); err != nil {
+	fill(MaxOutbox - 1)
+	if _, _, err := jr.Accept(model.Task{ID: "1", RequestID: "1"}, nil); err != nil {
 		t.Errorf("one place is free: %v", err)
 	}
 	fill(1)
-	if _, _, err := jr.accept(model.Task{ID: "2", RequestID: "2"}, nil); !errors.Is(err, model.ErrQueueFull) {
+	if _, _, err := jr.Accept(model.Task{ID: "2", RequestID: "2"}, nil); !errors.Is(err, model.ErrQueueFull) {
 		t.Errorf("full: %v", err)
 	}
-	if again, _, err := jr.accept(model.Task{ID: "4", RequestID: "1"}, nil); err != nil || again.ID != "1" {
+	if again, _, err := jr.Accept(model.Task{ID: "4", RequestID: "1"}, nil); err != nil || again.ID != "1" {
 		t.Errorf("a command that was accepted: %v, %v", again, err)
 	}
 	// Many were delivered and one old is left: the range of the keys
 	// is wide, the outbox nearly empty.
 	err = jr.db.Update(func(tx *bbolt.Tx) error {
-		for seq := uint64(2); seq <= maxOutbox; seq++ {
+		for seq := uint64(2); seq <= MaxOutbox; seq++ {
 			if err := dequeue(tx, model.Event{Seq: seq}); err != nil {
 				return err
 			}
@@ -61,7 +61,7 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, made, err := jr.accept(model.Task{ID: "3", RequestID: "3"}, nil); err != nil || !made {
+	if _, made, err := jr.Accept(model.Task{ID: "3", RequestID: "3"}, nil); err != nil || !made {
 		t.Errorf("one waits: %v", err)
 	}
 }
@@ -70,7 +70,7 @@ func TestFullOutboxRefusesCommands(t *testing.T) {
 // of the index keeps an event from being delivered.
 func TestIndexOfOutboxIsMadeAnew(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
-	jr, err := OpenJournal(path)
+	jr, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestIndexOfOutboxIsMadeAnew(t *testing.T) {
 	if err := jr.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if jr, err = OpenJournal(path); err != nil {
+	if jr, err = Open(path); err != nil {
 		t.Fatal(err)
 	}
 	defer jr.Close()
@@ -109,7 +109,7 @@ func TestIndexOfOutboxIsMadeAnew(t *testing.T) {
 			break
 		}
 		order = append(order, heads[0].Seq)
-		if _, err := jr.settle([]uint64{heads[0].Seq}, "", time.Unix(1, 0)); err != nil {
+		if _, err := jr.Settle([]uint64{heads[0].Seq}, "", time.Unix(1, 0)); err != nil {
 			t.Fatal(err)
 		}
 	}

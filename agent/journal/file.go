@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"errors"
@@ -27,11 +27,11 @@ var (
 // errDamaged says that the journal's file differs from the written one.
 var errDamaged = errors.New("is damaged")
 
-// OpenJournal opens the journal at path, or makes an empty one (mode
+// Open opens the journal at path, or makes an empty one (mode
 // 0600). A damaged journal is set aside, see Aside. The error is ErrLocked
 // when another process has it, ErrNewer when a later version wrote it.
-func OpenJournal(path string) (*Journal, error) {
-	j, err := openJournal(path)
+func Open(path string) (*Journal, error) {
+	j, err := openFile(path)
 	if !errors.Is(err, errDamaged) {
 		return j, err
 	}
@@ -40,7 +40,7 @@ func OpenJournal(path string) (*Journal, error) {
 	if err := os.Rename(path, aside); err != nil {
 		return nil, fmt.Errorf("set the damaged journal aside: %w", err)
 	}
-	if j, err = openJournal(path); err != nil {
+	if j, err = openFile(path); err != nil {
 		return nil, errors.Join(why, err)
 	}
 	j.aside = fmt.Sprintf("%v; it was set aside as %s", why, aside)
@@ -50,7 +50,7 @@ func OpenJournal(path string) (*Journal, error) {
 // Unfinished returns the unfinished jobs of a journal that no process
 // has open. A damaged journal is an error and stays as it is.
 func Unfinished(path string) (jobs []*model.Job, err error) {
-	j, err := openJournal(path)
+	j, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -63,10 +63,10 @@ func Unfinished(path string) (jobs []*model.Job, err error) {
 // commands is lost, and instances that Marks names as held are let go.
 func (jr *Journal) Aside() string { return jr.aside }
 
-// openJournal opens the file and reads all of it: damage shows now, when nothing depends
+// openFile opens the file and reads all of it: damage shows now, when nothing depends
 // on it yet, and not in the middle of a job. A file whose pages are whole is no damaged
 // file, whatever its records say: a record that can't be understood is set aside alone.
-func openJournal(path string) (j *Journal, err error) {
+func openFile(path string) (j *Journal, err error) {
 	// Pages that point out of the file fault, in memory that is mapped, and others panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	var db *bbolt.DB

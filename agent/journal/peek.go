@@ -1,7 +1,6 @@
-package job
+package journal
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -24,7 +23,7 @@ func Peek(path string) (jobs []*model.Job, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	// As in openJournal.
+	// As in openFile.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -57,16 +56,4 @@ func Peek(path string) (jobs []*model.Job, err error) {
 	})
 	sortJobs(jobs)
 	return jobs, err
-}
-
-// HeldNote returns the job of a note that Marks keeps.
-func HeldNote(instance string, note []byte) (*model.Job, error) {
-	var j model.Job
-	if err := json.Unmarshal(note, &j); err != nil {
-		return nil, fmt.Errorf("the note that instance %q is held is damaged: %w", instance, err)
-	}
-	if j.Instance != instance || j.ID == "" {
-		return nil, fmt.Errorf("the note that instance %q is held is damaged: it is of %q", instance, j.Instance)
-	}
-	return &j, nil
 }

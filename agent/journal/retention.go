@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"encoding/binary"
@@ -34,10 +34,10 @@ func putFinished(tx *bbolt.Tx, t *model.Task, up time.Duration) error {
 	return tx.Bucket(bucketFinished).Put(append(key, t.ID...), binary.BigEndian.AppendUint64(value, uint64(f.bytes)))
 }
 
-// prune forgets finished tasks that ended before a reading of the journal's clock, and
+// Prune forgets finished tasks that ended before a reading of the journal's clock, and
 // then the oldest tasks while the rest has more than so many jobs or bytes together. The
 // last task to end always stays, and so does a task with a report that was not delivered.
-func (jr *Journal) prune(before time.Duration, keepJobs int, keepBytes int64) (n int, err error) {
+func (jr *Journal) Prune(before time.Duration, keepJobs int, keepBytes int64) (n int, err error) {
 	limit := binary.BigEndian.AppendUint64(nil, uint64(max(0, before)))
 	due := func(tx *bbolt.Tx) (keys [][]byte, err error) {
 		var sum finishedTask

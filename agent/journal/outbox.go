@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"cmp"
@@ -15,9 +15,9 @@ import (
 	"holdfast/agent/model"
 )
 
-// maxOutbox bounds the events that are undelivered or refused: above
+// MaxOutbox bounds the events that are undelivered or refused: above
 // it no command is accepted. An outage of days makes far fewer.
-const maxOutbox = 20_000
+const MaxOutbox = 20_000
 
 // keepRecent is how many events can be looked at again:
 // the events of some thousand jobs, in some 10 MB of disk.
@@ -32,7 +32,7 @@ func outboxFull(tx *bbolt.Tx) bool {
 			least += outbox.Sequence() - binary.BigEndian.Uint64(first) + 1
 		}
 	}
-	return least >= maxOutbox && count(outbox)+count(refused) >= maxOutbox
+	return least >= MaxOutbox && count(outbox)+count(refused) >= MaxOutbox
 }
 
 func count(b *bbolt.Bucket) (n int) {
@@ -74,6 +74,12 @@ func emit(tx *bbolt.Tx, job *model.Job, now time.Time, make func(*model.Job) (mo
 		}
 	}
 	return enqueue(tx, e)
+}
+
+// tell adds an event to the outbox that no step of a job makes. The event has its type, instance,
+// tenant and data, and the job that it is about, if any.
+func tell(tx *bbolt.Tx, now time.Time, e model.Event) error {
+	return emit(tx, &model.Job{ID: e.Job, Instance: e.Instance}, now, func(*model.Job) (model.Event, error) { return e, nil })
 }
 
 // ownPart is what makes the ids of events differ that two copies of one journal
@@ -234,8 +240,8 @@ func (jr *Journal) Heads(limit int, skip func(instance string) bool) (heads []mo
 	return heads, err
 }
 
-// waits tells whether an event of the instance is in the outbox.
-func (jr *Journal) waits(instance string) (waits bool, err error) {
+// Waits tells whether an event of the instance is in the outbox.
+func (jr *Journal) Waits(instance string) (waits bool, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		waits = headOf(tx, instance) != 0
 		return nil
@@ -252,16 +258,16 @@ func (jr *Journal) PendingReports() (n int, err error) {
 	return n, err
 }
 
-// moved is a job that a transaction has brought into another state.
-type moved struct {
-	job  *model.Job
-	from model.State
+// Moved is a job that a transaction has brought into another state.
+type Moved struct {
+	Job  *model.Job
+	From model.State
 }
 
-// settle takes events out of the outbox, all in one transaction, because the
+// Settle takes events out of the outbox, all in one transaction, because the
 // control plane took them (refusal is empty) or never will: then they stay among
 // the refused ones. The jobs that wait for them go on in the same transaction.
-func (jr *Journal) settle(seqs []uint64, refusal string, now time.Time) (all []moved, err error) {
+func (jr *Journal) Settle(seqs []uint64, refusal string, now time.Time) (all []Moved, err error) {
 	err = jr.update(func(tx *bbolt.Tx) error {
 		all = nil
 		for _, seq := range seqs {
@@ -269,7 +275,7 @@ func (jr *Journal) settle(seqs []uint64, refusal string, now time.Time) (all []m
 			if err != nil {
 				return err
 			}
-			if m.job != nil {
+			if m.Job != nil {
 				all = append(all, m)
 			}
 		}
@@ -278,7 +284,7 @@ func (jr *Journal) settle(seqs []uint64, refusal string, now time.Time) (all []m
 	return all, err
 }
 
-func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.Time) (m moved, err error) {
+func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.Time) (m Moved, err error) {
 	var e model.Event
 	found, err := get(tx, bucketOutbox, outboxKey(seq), &e)
 	if err != nil || !found {
@@ -302,7 +308,7 @@ func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.
 	if err != nil {
 		return m, err
 	}
-	m.from = waiting.State
+	m.From = waiting.State
 	if refusal == "" {
 		waiting.AcknowledgedAt = now.UTC()
 	}
@@ -314,7 +320,7 @@ func (jr *Journal) settleOne(tx *bbolt.Tx, seq uint64, refusal string, now time.
 			waiting.State, waiting.Cause, waiting.ReleaseAsked = model.Held, refusal, false
 		}
 		waiting.Enter(now, jr.Up())
-		m.job = waiting
+		m.Job = waiting
 	}
 	return m, put(tx, bucketJobs, []byte(waiting.ID), waiting)
 }

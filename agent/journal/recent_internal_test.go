@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"path/filepath"
@@ -12,7 +12,7 @@ import (
 
 // The last events stay, delivered or not; older events go, and the list says where it begins.
 func TestRecentEventsAreBounded(t *testing.T) {
-	jr, err := OpenJournal(filepath.Join(t.TempDir(), "journal"))
+	jr, err := Open(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestRecentEventsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for seq := uint64(1); seq < 100; seq++ {
-		if _, err := jr.settle([]uint64{seq}, "", time.Unix(2, 0)); err != nil {
+		if _, err := jr.Settle([]uint64{seq}, "", time.Unix(2, 0)); err != nil {
 			t.Fatal(err)
 		}
 	}

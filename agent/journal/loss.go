@@ -1,7 +1,8 @@
-package job
+package journal
 
 import (
 	"errors"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -18,10 +19,10 @@ func (jr *Journal) AcceptedLoss(instance string) (a model.AcceptedLoss, err erro
 	return a, err
 }
 
-// acceptLoss journals an accepted loss, in the place of the one before, and what told
-// adds. A *BusyError while a job works on the instance: that job has decided by what
-// held before.
-func (jr *Journal) acceptLoss(instance string, a model.AcceptedLoss, told func(tx *bbolt.Tx) error) error {
+// AcceptLoss journals an accepted loss, in the place of the loss that was accepted before, and adds
+// told to the outbox. A *BusyError while a job works on the instance: that job has decided by the
+// knowledge of then.
+func (jr *Journal) AcceptLoss(instance string, a model.AcceptedLoss, told model.Event, now time.Time) error {
 	if len(a.Lost) == 0 {
 		return errors.New("accept a loss: no backup is named")
 	}
@@ -35,6 +36,6 @@ func (jr *Journal) acceptLoss(instance string, a model.AcceptedLoss, told func(t
 			busy.Add(j)
 			return busy
 		}
-		return errors.Join(put(tx, bucketAccepted, []byte(instance), a), told(tx))
+		return errors.Join(put(tx, bucketAccepted, []byte(instance), a), tell(tx, now, told))
 	})
 }

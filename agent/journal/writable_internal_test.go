@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 // TestWritable: a write that hangs, and a journal that can't be
 // written, show; a full disk shows as such; and afterwards all is well.
 func TestWritable(t *testing.T) {
-	jr, err := OpenJournal(filepath.Join(t.TempDir(), "journal"))
+	jr, err := Open(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestWritable(t *testing.T) {
 	jr.write.mu.Lock()
 	jr.write.began = time.Time{}
 	jr.write.mu.Unlock()
-	if err := jr.Writable(t.Context()); err == nil || errors.Is(err, ErrJournalFull) {
+	if err := jr.Writable(t.Context()); err == nil || errors.Is(err, ErrFull) {
 		t.Errorf("closed: %v", err)
 	}
 }
@@ -68,7 +68,7 @@ func TestWritable(t *testing.T) {
 func fill(tb testing.TB, jobs, keepJobs int, keepBytes int64) string {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "journal")
-	jr, err := OpenJournal(path)
+	jr, err := Open(path)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func fill(tb testing.TB, jobs, keepJobs int, keepBytes int64) string {
 			task.Jobs = append(task.Jobs, model.JobRef{Instance: j.Instance, Job: j.ID})
 			list = append(list, j)
 		}
-		if _, made, err := jr.accept(task, list); err != nil || !made {
+		if _, made, err := jr.Accept(task, list); err != nil || !made {
 			tb.Fatal(made, err)
 		}
 		err := jr.update(func(tx *bbolt.Tx) error {
@@ -118,7 +118,7 @@ func fill(tb testing.TB, jobs, keepJobs int, keepBytes int64) string {
 			tb.Fatal(err)
 		}
 		if keepJobs > 0 {
-			if _, err := jr.prune(0, keepJobs, keepBytes); err != nil {
+			if _, err := jr.Prune(0, keepJobs, keepBytes); err != nil {
 				tb.Fatal(err)
 			}
 		}
@@ -140,18 +140,18 @@ func BenchmarkLargeJournal(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		keep int
-	}{{"kept", -1}, {"bounded", DefaultKeepJobs}} {
+	}{{"kept", -1}, {"bounded", 20_000}} {
 		path := ""
 		all := b // whose folder outlives the folder of the part
 		b.Run(c.name+"/open", func(b *testing.B) {
 			if path == "" {
-				path = fill(all, jobs, c.keep, DefaultKeepBytes)
+				path = fill(all, jobs, c.keep, 32<<20)
 			}
 			for b.Loop() {
 				var before, after runtime.MemStats
 				runtime.GC()
 				runtime.ReadMemStats(&before)
-				jr, err := OpenJournal(path)
+				jr, err := Open(path)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -166,7 +166,7 @@ func BenchmarkLargeJournal(b *testing.B) {
 		if path == "" { // not asked for
 			continue
 		}
-		jr, err := OpenJournal(path)
+		jr, err := Open(path)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"encoding/json"
@@ -62,13 +62,22 @@ func (u *uptime) now() clockRecord {
 	return clockRecord{Boot: u.boot, Since: since, Up: u.read}
 }
 
+// SetClock begins to count by the clock of a boot of the host. since is how long the boot with that
+// id has lasted (CLOCK_BOOTTIME); nil counts from now on. It is for once, before a job is accepted.
+func (jr *Journal) SetClock(boot string, since func() time.Duration) {
+	if since == nil {
+		since = processClock()
+	}
+	jr.clock.set(boot, since)
+}
+
 // Up is the reading of the journal's clock: how long the host has been up
 // since the journal began, as far as the journal knows. It goes on when the
 // agent starts again, never falls, and does not depend on the wall clock.
 func (jr *Journal) Up() time.Duration { return jr.clock.now().Up }
 
-// tick writes the reading of the clock, and tells whether the journal can be written.
-func (jr *Journal) tick() error {
+// Tick writes the reading of the clock, and tells whether the journal can be written.
+func (jr *Journal) Tick() error {
 	jr.ticks.Add(1)
 	defer jr.ticks.Add(-1)
 	return jr.together(func(*bbolt.Tx) error { return nil })

@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"context"
@@ -24,13 +24,13 @@ type writeCheck struct {
 	outcome error         // of the latest write that has ended
 }
 
-// ErrJournalFull says that the journal can't be written because the
+// ErrFull says that the journal can't be written because the
 // disk, or a quota, is full. Starting again does not heal that.
-var ErrJournalFull = errors.New("no space is left for the journal")
+var ErrFull = errors.New("no space is left for the journal")
 
 // Writable returns nil when the journal can be written, by a write that reaches
 // the disk and is at most writableFor old. It returns at the latest when ctx
-// ends: then a write has not come back. A full disk is ErrJournalFull.
+// ends: then a write has not come back. A full disk is ErrFull.
 func (jr *Journal) Writable(ctx context.Context) error {
 	c := &jr.write
 	c.mu.Lock()
@@ -39,7 +39,7 @@ func (jr *Journal) Writable(ctx context.Context) error {
 		ended := make(chan struct{})
 		c.began, c.ended, under = time.Now(), ended, true
 		go func() {
-			err := contain.Call(jr.tick)
+			err := contain.Call(jr.Tick)
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.outcome = err
@@ -61,7 +61,7 @@ func (jr *Journal) Writable(ctx context.Context) error {
 	case c.outcome == nil:
 		return nil
 	case errors.Is(c.outcome, unix.ENOSPC), errors.Is(c.outcome, unix.EDQUOT):
-		return fmt.Errorf("write the journal %s: %w: %w", jr.path, ErrJournalFull, c.outcome)
+		return fmt.Errorf("write the journal %s: %w: %w", jr.path, ErrFull, c.outcome)
 	}
 	return fmt.Errorf("write the journal %s: %w", jr.path, c.outcome)
 }

@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 
 func openTest(t *testing.T) *Journal {
 	t.Helper()
-	jr, err := OpenJournal(filepath.Join(t.TempDir(), "journal"))
+	jr, err := Open(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}

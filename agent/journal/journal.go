@@ -1,4 +1,4 @@
-package job
+package journal
 
 import (
 	"encoding/json"
@@ -20,7 +20,7 @@ import (
 // journal's own clock, indexes of the jobs, lines of events and refused reports.
 const journalVersion = 3
 
-// lockTimeout is how long OpenJournal waits for another process to let go: the old process of a
+// lockTimeout is how long Open waits for another process to let go: the old process of a
 // restart may still be closing.
 const lockTimeout = 2 * time.Second
 
@@ -173,188 +173,8 @@ func (jr *Journal) Request(tenant, requestID string, digest [32]byte) (t *model.
 	return t, err
 }
 
-// accept writes the task and its jobs, unless the request is known: then it returns the first task
-// and made is false. busy instances are a *BusyError.
-func (jr *Journal) accept(t model.Task, jobs []model.Job) (got *model.Task, made bool, err error) {
-	err = jr.update(func(tx *bbolt.Tx) error {
-		made = false
-		got, err = findRequest(tx, t.Tenant, t.RequestID, t.Digest)
-		if err != nil || got != nil {
-			return err
-		}
-		if outboxFull(tx) {
-			return fmt.Errorf("the control plane takes no reports, %d wait or were refused: %w", maxOutbox, model.ErrQueueFull)
-		}
-		active := tx.Bucket(bucketActive)
-		var busy model.BusyError
-		for i := range jobs {
-			id := active.Get([]byte(jobs[i].Instance))
-			if id == nil {
-				continue
-			}
-			other, err := getJob(tx, string(id))
-			if err != nil {
-				return err
-			}
-			busy.Add(other)
-		}
-		if len(busy.Instances) > 0 {
-			return &busy
-		}
-		for i := range jobs {
-			job := &jobs[i]
-			if job.Seq, err = tx.Bucket(bucketJobs).NextSequence(); err != nil {
-				return err
-			}
-			job.AcceptedUp = jr.Up()
-			job.Enter(job.AcceptedAt, job.AcceptedUp)
-			if err := put(tx, bucketJobs, []byte(job.ID), job); err != nil {
-				return err
-			}
-			if err := active.Put([]byte(job.Instance), []byte(job.ID)); err != nil {
-				return err
-			}
-			if err := indexJob(tx, job); err != nil {
-				return err
-			}
-		}
-		if err := tx.Bucket(bucketRequests).Put(requestKey(t.Tenant, t.RequestID), []byte(t.ID)); err != nil {
-			return err
-		}
-		got, made = &t, true
-		return put(tx, bucketTasks, []byte(t.ID), t)
-	})
-	if err != nil {
-		return nil, false, err
-	}
-	return got, made, nil
-}
-
-// change holds the writes of a step beside the state.
-type change struct {
-	edit func(job *model.Job) // may be nil
-	// may be nil; the event joins the outbox in the same transaction
-	emit func(job *model.Job) (model.Event, error)
-	// bases take the places of the bases of the same
-	// volumes; dropBases forgets all of the instance first.
-	bases     []model.Base
-	dropBases bool
-	left      []model.Leftover // things that the step could not remove
-	kept      *model.Aside     // content that is kept from here on; nil: no more
-	unkept    []byte           // the key of content that is not kept any more; nil: none
-}
-
-// step moves the job to another state, or rewrites it in its state when to is empty. check sees the
-// record and the transaction first; its error stops everything.
-func (jr *Journal) step(id string, to model.State, now time.Time, check func(tx *bbolt.Tx, job *model.Job) error, c change) (job *model.Job, from model.State, err error) {
-	err = jr.update(func(tx *bbolt.Tx) error {
-		job, err = getJob(tx, id)
-		if err != nil {
-			return err
-		}
-		from = job.State
-		if check != nil {
-			if err := check(tx, job); err != nil {
-				return err
-			}
-		}
-		if to != "" {
-			if !from.LeadsTo(to) {
-				return fmt.Errorf("job %s: from %s to %s: %w", id, from, to, model.ErrState)
-			}
-			job.State = to
-			job.Enter(now, jr.Up())
-		}
-		if c.edit != nil {
-			c.edit(job)
-		}
-		if c.emit != nil {
-			if err := emit(tx, job, now, c.emit); err != nil {
-				return err
-			}
-		}
-		if err := putBases(tx, job.Instance, c); err != nil {
-			return err
-		}
-		if err := putLeftovers(tx, c.left); err != nil {
-			return err
-		}
-		if err := putAside(tx, c); err != nil {
-			return err
-		}
-		if err := noteContent(tx, job); err != nil {
-			return err
-		}
-		if job.State.Final() {
-			// nobody sends it again, and nothing is done to the instance
-			job.CompletedReport, job.Kept = nil, nil
-		}
-		if err := put(tx, bucketJobs, []byte(id), job); err != nil || !job.State.Final() {
-			return err
-		}
-		return finish(tx, job, jr.Up())
-	})
-	if err != nil {
-		return nil, from, err
-	}
-	return job, from, nil
-}
-
-// finish ends a job: its instance is free, its pack ids are gone, and when it was the last of its
-// task, the task begins to age.
-func finish(tx *bbolt.Tx, job *model.Job, up time.Duration) error {
-	if err := tx.Bucket(bucketActive).Delete([]byte(job.Instance)); err != nil {
-		return err
-	}
-	if err := tx.Bucket(bucketEnded).Put([]byte(job.Instance), []byte(job.ID)); err != nil {
-		return err
-	}
-	if job.State == model.Done && !job.IsRestore() {
-		if err := tx.Bucket(bucketLatest).Put([]byte(job.Instance), []byte(job.ID)); err != nil {
-			return err
-		}
-	}
-	cursor, prefix := tx.Bucket(bucketPacks).Cursor(), []byte(job.ID+"\x00")
-	for k, _ := cursor.Seek(prefix); k != nil && hasPrefix(k, prefix); k, _ = cursor.Seek(prefix) {
-		if err := cursor.Delete(); err != nil {
-			return err
-		}
-	}
-	var t model.Task
-	found, err := get(tx, bucketTasks, []byte(job.Task), &t)
-	if err != nil || !found {
-		return err
-	}
-	active := tx.Bucket(bucketActive)
-	for _, ref := range t.Jobs {
-		if string(active.Get([]byte(ref.Instance))) == ref.Job {
-			return nil
-		}
-	}
-	return putFinished(tx, &t, up)
-}
-
 func hasPrefix(k, prefix []byte) bool {
 	return len(k) >= len(prefix) && string(k[:len(prefix)]) == string(prefix)
-}
-
-// addPack writes that the job is about to send the pack.
-func (jr *Journal) addPack(job, pack string) error {
-	return jr.update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketPacks).Put([]byte(job+"\x00"+pack), nil)
-	})
-}
-
-// packs returns the packs that the job may have sent, as addPack was told.
-func (jr *Journal) packs(job string) (ids []string, err error) {
-	err = jr.db.View(func(tx *bbolt.Tx) error {
-		c, prefix := tx.Bucket(bucketPacks).Cursor(), []byte(job+"\x00")
-		for k, _ := c.Seek(prefix); k != nil && hasPrefix(k, prefix); k, _ = c.Next() {
-			ids = append(ids, string(k[len(prefix):]))
-		}
-		return nil
-	})
-	return ids, err
 }
 
 // Job returns one job, or ErrNotFound.
@@ -442,4 +262,27 @@ func sortJobs(jobs []*model.Job) {
 		}
 		return 0
 	})
+}
+
+// Busy is a *BusyError where unfinished jobs work on any of the instances, and nil where none does.
+func (jr *Journal) Busy(instances ...string) error {
+	var busy model.BusyError
+	err := jr.db.View(func(tx *bbolt.Tx) error {
+		for _, instance := range instances {
+			id := tx.Bucket(bucketActive).Get([]byte(instance))
+			if id == nil {
+				continue
+			}
+			j, err := getJob(tx, string(id))
+			if err != nil {
+				return err
+			}
+			busy.Add(j)
+		}
+		return nil
+	})
+	if err == nil && len(busy.Instances) > 0 {
+		return &busy
+	}
+	return err
 }
