@@ -144,12 +144,12 @@ func (a *Agent) lossOf(ctx context.Context, id, tenant string) (lost []model.Con
 }
 
 // Loss implements api.Service.
-func (s *service) Loss(ctx context.Context, c api.Caller, id string) (api.Loss, error) {
+func (s *service) Loss(ctx context.Context, c model.Caller, id string) (api.Loss, error) {
 	l, _, _, err := s.loss(ctx, c, id)
 	return l, err
 }
 
-func (s *service) loss(ctx context.Context, c api.Caller, id string) (l api.Loss, lost []model.Content, newest model.Content, err error) {
+func (s *service) loss(ctx context.Context, c model.Caller, id string) (l api.Loss, lost []model.Content, newest model.Content, err error) {
 	in := s.a.instances[id]
 	if in == nil || !c.Sees(in.cfg.Tenant) {
 		return l, nil, newest, noInstance(c, id)
@@ -178,7 +178,7 @@ func (s *service) loss(ctx context.Context, c api.Caller, id string) (l api.Loss
 }
 
 // AcceptLoss implements api.Service. The confirmed backups have to be the lost backups of now.
-func (s *service) AcceptLoss(ctx context.Context, c api.Caller, id string, confirmed api.LossConfirmed) (api.Loss, error) {
+func (s *service) AcceptLoss(ctx context.Context, c model.Caller, id string, confirmed api.LossConfirmed) (api.Loss, error) {
 	l, lost, newest, err := s.loss(ctx, c, id)
 	if err != nil {
 		return api.Loss{}, err

@@ -11,6 +11,7 @@ import (
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
 	"holdfast/agent/metrics"
+	"holdfast/agent/model"
 	"holdfast/internal/reread"
 	"holdfast/internal/webclient"
 )
@@ -46,7 +47,7 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 		o := auth.IAMOptions{URL: cfg.URL, Roles: map[string]auth.Mapping{}, Lookups: cfg.Lookups, Observe: a.watcher.lookedUp}
 		o.Panicked = func(err error) { a.watcher.panicked(metrics.PanicLookup, "ask IAM about a token", err) }
 		for name, role := range cfg.Roles {
-			o.Roles[name] = auth.Mapping{Role: auth.Role(role.Role), Project: role.Project, Domain: role.Domain}
+			o.Roles[name] = auth.Mapping{Role: model.Role(role.Role), Project: role.Project, Domain: role.Domain}
 		}
 		if cfg.AccountFile != "" {
 			account := reread.New(time.Now, func() (*auth.Account, error) { return auth.LoadAccount(cfg.AccountFile) }, cfg.AccountFile)
@@ -67,12 +68,9 @@ func (a *Agent) authenticator(opened func(func() error)) (api.Authenticator, err
 		}
 		chain = append(chain, iam)
 	}
-	return api.AuthFunc(func(ctx context.Context, token string) (api.Caller, error) {
+	return api.AuthFunc(func(ctx context.Context, token string) (model.Caller, error) {
 		c, err := chain.Authenticate(auth.WithAddress(ctx, api.Address(ctx)), token)
-		if err != nil {
-			return api.Caller{}, authError(err)
-		}
-		return api.Caller{Tenant: c.Tenant, User: c.User, Role: api.Role(c.Role)}, nil
+		return c, authError(err)
 	}), nil
 }
 
@@ -85,18 +83,19 @@ func tlsOptions(cfg *config.Config) auth.TLSOptions {
 		Require: t.ClientCAFile != "" && (len(t.Clients) == 0 || cfg.TokensFile == "" && cfg.IAM.URL == ""),
 	}
 	for _, c := range t.Clients {
-		o.Clients = append(o.Clients, auth.Client{Name: c.Name, Caller: auth.Caller{Tenant: c.Tenant, Role: auth.Role(c.Role)}})
+		o.Clients = append(o.Clients, auth.Client{Name: c.Name, Caller: model.Caller{Tenant: c.Tenant, Role: model.Role(c.Role)}})
 	}
 	return o
 }
 
 // peer tells who calls by the certificate of the connection.
-func (a *Agent) peer(r *http.Request) (api.Caller, bool, error) {
+func (a *Agent) peer(r *http.Request) (model.Caller, bool, error) {
 	c, name, found, err := a.listeners.tls.Load().Caller(r.TLS)
 	if err != nil {
-		return api.Caller{}, false, authError(err)
+		return model.Caller{}, false, authError(err)
 	}
-	return api.Caller{Tenant: c.Tenant, User: c.User, Role: api.Role(c.Role), Via: "certificate " + name}, found, nil
+	c.Via = "certificate " + name
+	return c, found, nil
 }
 
 // watchCertificate tells of a certificate that expires, or that
@@ -133,13 +132,11 @@ func (a *Agent) watchCertificate(ctx context.Context) {
 	}
 }
 
-// authError turns an error of agent/auth into an error of agent/api.
+// authError is an error of agent/auth as agent/api takes it: an error that does not say that the
+// caller is unknown says that the caller can't be checked.
 func authError(err error) error {
-	if errors.Is(err, auth.ErrUnknownToken) {
-		return fmt.Errorf("%w: %w", api.ErrUnknownToken, err)
+	if err == nil || errors.Is(err, model.ErrUnknownToken) || errors.Is(err, model.ErrAuthTooOften) || errors.Is(err, model.ErrAuthUnavailable) {
+		return err
 	}
-	if errors.Is(err, auth.ErrTooOften) {
-		return fmt.Errorf("%w: %w", api.ErrAuthTooOften, err)
-	}
-	return fmt.Errorf("%w: %w", api.ErrAuthUnavailable, err)
+	return fmt.Errorf("%w: %w", model.ErrAuthUnavailable, err)
 }

@@ -31,6 +31,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 	"holdfast/internal/obs"
 	"holdfast/internal/obs/obstest"
@@ -85,11 +86,11 @@ func (l *lockedBuffer) String() string {
 // plane is the control plane: it keeps the events that it took, and answers as it is told.
 type plane struct {
 	mu     sync.Mutex
-	events []report.Event
+	events []model.Event
 	// of each event
 	sources []string
-	status  func(e report.Event) int // of the answer, whose body follows from it; nil: 200
-	page    string                   // the body of answers, in the place of the control plane's form
+	status  func(e model.Event) int // of the answer, whose body follows from it; nil: 200
+	page    string                  // the body of answers, in the place of the control plane's form
 	server  *httptest.Server
 }
 
@@ -126,14 +127,14 @@ func (p *plane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, answer) // the agent may be gone
 }
 
-func (p *plane) answer(f func(e report.Event) int) {
+func (p *plane) answer(f func(e model.Event) int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.status = f
 }
 
 // took returns the last event of the type that was acknowledged.
-func (p *plane) took(kind, instance string) *report.Event {
+func (p *plane) took(kind, instance string) *model.Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := len(p.events) - 1; i >= 0; i-- {
@@ -145,7 +146,7 @@ func (p *plane) took(kind, instance string) *report.Event {
 }
 
 // all returns the acknowledged events.
-func (p *plane) all() []report.Event {
+func (p *plane) all() []model.Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.events)
@@ -389,7 +390,7 @@ func (h *host) eventually(what string, f func() bool) {
 func TestBackupReportRelease(t *testing.T) {
 	h := newHost(t)
 	asked := make(chan struct{}, 100)
-	h.plane.answer(func(e report.Event) int {
+	h.plane.answer(func(e model.Event) int {
 		if e.Type != "holdfast.backup.completed" {
 			return http.StatusNoContent
 		}
@@ -516,7 +517,7 @@ func (h *host) metrics(lines ...string) {
 // Every refusal that needs to know the host, with its code.
 func TestRefusals(t *testing.T) {
 	h := newHost(t)
-	h.plane.answer(func(report.Event) int { return http.StatusServiceUnavailable })
+	h.plane.answer(func(model.Event) int { return http.StatusServiceUnavailable })
 	h.start()
 	h.backup("acme", "first", "phone-2")
 	var words []string
@@ -557,7 +558,7 @@ func TestRefusals(t *testing.T) {
 // stays frozen, and the next life reports and releases it.
 func TestRestart(t *testing.T) {
 	h := newHost(t)
-	h.plane.answer(func(e report.Event) int { return http.StatusBadGateway })
+	h.plane.answer(func(e model.Event) int { return http.StatusBadGateway })
 	h.start()
 	task := h.backup("acme", "r1", "phone-1")
 	h.eventually("stored", func() bool {

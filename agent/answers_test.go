@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	"holdfast/agent/api"
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 	"holdfast/internal/hostid"
 	"holdfast/internal/vault"
 )
@@ -252,7 +252,7 @@ func busyHost(t *testing.T, a *answers) {
 	for _, id := range work.ids {
 		h.write("hang-freeze-"+id, "", 0o600)
 	}
-	h.plane.answer(func(e report.Event) int {
+	h.plane.answer(func(e model.Event) int {
 		switch {
 		case e.Type == "holdfast.backup.completed" && strings.HasPrefix(e.Instance, "refused"):
 			return http.StatusUnprocessableEntity

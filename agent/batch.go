@@ -17,7 +17,7 @@ import (
 // with several ids: an instance that is not here and an instance that the caller may
 // not see refuse the batch with one answer, and so do instances of several tenants.
 // Whose an instance is its unfinished job says, and else the configuration.
-func (s *service) batch(c api.Caller, ids []string) ([]*instance, error) {
+func (s *service) batch(c model.Caller, ids []string) ([]*instance, error) {
 	var unknown []string
 	found := make([]*instance, len(ids))
 	tenants := map[string]bool{}
@@ -43,7 +43,7 @@ func (s *service) batch(c api.Caller, ids []string) ([]*instance, error) {
 
 // Cancel implements api.Service. A task of which no job can
 // be cancelled is refused, with the reason of each job.
-func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
+func (s *service) Cancel(_ context.Context, c model.Caller, id string) error {
 	jobs, err := s.taskJobs(c, id)
 	if err != nil {
 		return err

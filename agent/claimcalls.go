@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/config"
+	"holdfast/agent/model"
 	"holdfast/internal/vault"
 )
 
@@ -20,7 +21,7 @@ const claimLook = 30 * time.Second
 const jobOfOperator = "an operator's takeover"
 
 // Claims implements api.Claims.
-func (s *service) Claims(ctx context.Context, c api.Caller, id string) ([]api.ClaimInfo, error) {
+func (s *service) Claims(ctx context.Context, c model.Caller, id string) ([]api.ClaimInfo, error) {
 	wanted := s.a.instances
 	if id != "" {
 		in, err := s.visible(c, id)
@@ -68,7 +69,7 @@ func (a *Agent) claimInfo(c vault.Claim) api.ClaimInfo {
 
 // TakeOverClaim implements api.Claims. Without force it takes the claims that a prepare would take:
 // of hosts that are silent for prepare.claim_silence, or for its default where that is endless.
-func (s *service) TakeOverClaim(ctx context.Context, c api.Caller, id, reason string, force bool) ([]api.ClaimInfo, error) {
+func (s *service) TakeOverClaim(ctx context.Context, c model.Caller, id, reason string, force bool) ([]api.ClaimInfo, error) {
 	in, err := s.visible(c, id)
 	if err != nil {
 		return nil, err

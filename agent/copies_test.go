@@ -17,7 +17,7 @@ import (
 	"holdfast/agent"
 	"holdfast/agent/api"
 	"holdfast/agent/config"
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 	"holdfast/internal/hostid"
 )
 
@@ -108,7 +108,7 @@ func (h *host) works() {
 func (h *host) held() {
 	h.t.Helper()
 	h.cfg += unbraked + "release: control-plane\n"
-	h.plane.answer(func(e report.Event) int {
+	h.plane.answer(func(e model.Event) int {
 		if e.Instance == "phone-2" {
 			return http.StatusServiceUnavailable
 		}

@@ -44,26 +44,18 @@ type outbox struct {
 	allowed func() error
 }
 
-func (o outbox) Heads(limit int, skip func(string) bool) ([]report.Event, error) {
+func (o outbox) Heads(limit int, skip func(string) bool) ([]model.Event, error) {
 	if o.allowed() != nil {
 		return nil, nil
 	}
-	return asReports(o.m.Heads(limit, skip))
+	return o.m.Heads(limit, skip)
 }
 
-func (o outbox) TakeProgress(limit int, skip func(string) bool) ([]report.Event, error) {
+func (o outbox) TakeProgress(limit int, skip func(string) bool) ([]model.Event, error) {
 	if o.allowed() != nil {
 		return nil, nil
 	}
-	return asReports(o.m.TakeProgress(limit, skip))
-}
-
-func asReports(all []model.Event, err error) ([]report.Event, error) {
-	events := make([]report.Event, len(all))
-	for i, e := range all {
-		events[i] = report.Event{Seq: e.Seq, ID: e.ID, Type: e.Type, Instance: e.Instance, Time: e.Time, Data: e.Data}
-	}
-	return events, err
+	return o.m.TakeProgress(limit, skip)
 }
 
 func (o outbox) Acknowledge(seqs ...uint64) error       { return o.m.Acknowledge(seqs...) }

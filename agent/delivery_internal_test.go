@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"holdfast/agent/metrics"
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 )
 
@@ -19,7 +20,7 @@ func TestOutageIsTwoLines(t *testing.T) {
 	w := newWatcher(slog.New(slog.NewTextHandler(&log, nil)), metrics.New(metrics.Options{}))
 	fails := errors.New("connection refused")
 	try := func(instance string, failures int, err error) {
-		w.attempted(report.Attempt{Event: report.Event{Seq: 1, Instance: instance}, Err: err, Failures: failures})
+		w.attempted(report.Attempt{Event: model.Event{Seq: 1, Instance: instance}, Err: err, Failures: failures})
 	}
 	lines := func() (texts []string) {
 		for _, f := range w.lines {

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"holdfast/agent/api"
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 )
 
 // A welcome page in the place of the control plane acknowledges
@@ -43,7 +43,7 @@ func TestWelcomePageReleasesNothing(t *testing.T) {
 // is listed, counted, sent again and dropped by an operator.
 func TestRefusedReportsOfAgent(t *testing.T) {
 	h := newHost(t)
-	h.plane.answer(func(e report.Event) int {
+	h.plane.answer(func(e model.Event) int {
 		if e.Type == "holdfast.backup.started" || e.Type == "holdfast.backup.completed" {
 			return http.StatusUnprocessableEntity
 		}
@@ -106,7 +106,7 @@ func final(all []api.RefusedReport) []api.RefusedReport {
 // up: later reports of its instance get through then.
 func TestReportThatIsNeverTaken(t *testing.T) {
 	h := newHost(t)
-	h.plane.answer(func(e report.Event) int {
+	h.plane.answer(func(e model.Event) int {
 		if e.Type == "holdfast.backup.started" {
 			return http.StatusRequestEntityTooLarge
 		}

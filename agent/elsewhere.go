@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
-	"holdfast/agent/runtime"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 	"holdfast/internal/vault"
 )
@@ -66,7 +66,7 @@ func (s *service) notRunning(ctx context.Context, ids []string) []string {
 		}
 		group.Go(func() error {
 			sight, err := in.runtime.State(ctx)
-			still[i] = err == nil && sight.State != runtime.Running
+			still[i] = err == nil && sight.State != model.IsRunning
 			return nil // whether it runs the job finds out
 		})
 	}

@@ -214,7 +214,7 @@ func lacks(l *vault.Lineage, newest, last string) bool {
 }
 
 // AcceptFork implements api.Forker.
-func (s *service) AcceptFork(ctx context.Context, c api.Caller, id, backupID string, again bool) error {
+func (s *service) AcceptFork(ctx context.Context, c model.Caller, id, backupID string, again bool) error {
 	if _, err := s.visible(c, id); err != nil {
 		return err
 	}
@@ -245,7 +245,7 @@ func forkTrouble(j *model.Job) error {
 }
 
 // textFor is a text as far as the caller may know.
-func (s *service) textFor(c api.Caller, text string) string {
+func (s *service) textFor(c model.Caller, text string) string {
 	if c.SeesAll() {
 		return text
 	}

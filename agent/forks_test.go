@@ -65,7 +65,7 @@ func (h *host) job(request, id string) string {
 	if a.Code != api.CodeOK || json.Unmarshal(a.Data, &data) != nil || len(data.Jobs) != 1 {
 		h.t.Fatalf("backup: %+v", a)
 	}
-	return data.Jobs[0].JobID
+	return data.Jobs[0].Job
 }
 
 // released waits for the end of the job of phone-1, with a release.

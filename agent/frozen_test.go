@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 	"holdfast/internal/obs/obstest"
 	"holdfast/internal/snapshot/snapshottest"
 	"holdfast/internal/testbed"
@@ -70,7 +70,7 @@ func TestStoredIsThawed(t *testing.T) {
 	h, mount := newHost(t), testbed.Filesystem(t, "ext4", 64<<20)
 	h.frozenVolume(filepath.Join(mount, "disk"))
 	asked := make(chan struct{}, 100)
-	h.plane.answer(func(e report.Event) int {
+	h.plane.answer(func(e model.Event) int {
 		if e.Type != "holdfast.backup.completed" {
 			return http.StatusNoContent
 		}

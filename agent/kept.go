@@ -34,8 +34,7 @@ func (r restores) Count(ctx context.Context, p model.Place, path string) (string
 		found, err := restore.MeasureTree(ctx, path)
 		return counted{identity, found}, err
 	})
-	f := got.found
-	return got.identity, model.Count{Files: f.Files, Bytes: f.Bytes, Entries: f.Entries, Newest: f.Newest, Changed: f.Changed, Whole: f.Whole}, err
+	return got.identity, model.Count(got.found), err
 }
 
 func (r restores) SetAside(p model.Place) error {
@@ -119,7 +118,7 @@ func (a *Agent) short(err error) error {
 // The part of the service that is an api.Keeper.
 
 // Kept implements api.Service.
-func (s *service) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
+func (s *service) Kept(context.Context, model.Caller) ([]api.KeptContent, error) {
 	all, err := s.a.manager.Kept()
 	if err != nil {
 		return nil, err
@@ -141,7 +140,7 @@ func (s *service) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
 }
 
 // PutBack implements api.Service.
-func (s *service) PutBack(_ context.Context, c api.Caller, id, jobID string) (api.TaskAnswer, error) {
+func (s *service) PutBack(_ context.Context, c model.Caller, id, jobID string) (api.TaskAnswer, error) {
 	if s.a.cfg.Prepare.Refuse {
 		return api.TaskAnswer{}, api.RefuseInstances(api.CodeNoPermission, []string{id}, "this host is configured to refuse restores")
 	}
@@ -158,16 +157,12 @@ func (s *service) PutBack(_ context.Context, c api.Caller, id, jobID string) (ap
 	case err != nil:
 		return api.TaskAnswer{}, keptRefusal(err)
 	}
-	answer := api.TaskAnswer{TaskID: task.ID}
-	for _, ref := range task.Jobs {
-		answer.Jobs = append(answer.Jobs, api.JobRef{InstanceID: ref.Instance, JobID: ref.Job})
-	}
-	return answer, nil
+	return api.TaskAnswer{TaskID: task.ID, Jobs: task.Jobs}, nil
 }
 
 // RemoveKept implements api.Service. An instance that left the configuration may still have
 // something that is kept.
-func (s *service) RemoveKept(_ context.Context, _ api.Caller, id, jobID string) error {
+func (s *service) RemoveKept(_ context.Context, _ model.Caller, id, jobID string) error {
 	return keptRefusal(s.a.manager.RemoveKept(id, jobID))
 }
 

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/agent/api"
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 	"holdfast/internal/testbed"
 )
 
@@ -24,7 +24,7 @@ func TestSnapshotThatStays(t *testing.T) {
 	h.volumeOn(mount, false, []byte("content"))
 	h.cfg = strings.Replace(h.cfg, "drain_timeout: 5s", "drain_timeout: 10m", 1)
 	h.start()
-	h.plane.answer(func(report.Event) int { return 503 })
+	h.plane.answer(func(model.Event) int { return 503 })
 	h.backup("acme", "backup-1", "phone-1")
 	h.eventually("it is stored", func() bool { return len(h.bases(mount)) == 1 && strings.Contains(h.logs.String(), "backup stored") })
 	readOnly := func(flags uintptr) {

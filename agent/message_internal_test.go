@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"holdfast/agent/api"
 	"holdfast/agent/model"
 )
 
@@ -22,7 +21,7 @@ func TestMessage(t *testing.T) {
 		{model.Job{State: model.Failed, Cause: "snapshot overflowed"}, "failed: snapshot overflowed"},
 	} {
 		s := &service{a: &Agent{watcher: newWatcher(slog.New(slog.DiscardHandler), nil)}}
-		if got := s.message(api.Caller{Role: api.RoleOperator}, &tt.job); !strings.Contains(got, tt.want) {
+		if got := s.message(model.Caller{Role: model.RoleOperator}, &tt.job); !strings.Contains(got, tt.want) {
 			t.Errorf("%s, %s: %q", tt.job.State, tt.job.Mode, got)
 		}
 	}

@@ -22,7 +22,7 @@ func status(j *model.Job) (int, string) {
 }
 
 // message says for people how the job stands, as far as the caller may know.
-func (s *service) message(c api.Caller, j *model.Job) string {
+func (s *service) message(c model.Caller, j *model.Job) string {
 	switch j.State {
 	case model.Done:
 		if j.IsRestore() {
@@ -61,14 +61,7 @@ func (s *service) message(c api.Caller, j *model.Job) string {
 	return string(j.State)
 }
 
-func progress(p model.Progress) *api.Progress {
-	return &api.Progress{
-		Files: p.Files, BytesRead: p.BytesRead, BytesNew: p.BytesNew, BytesSent: p.BytesSent,
-		BytesRestored: p.BytesRestored, BytesTotal: p.BytesTotal,
-	}
-}
-
-func (s *service) event(c api.Caller, j *model.Job, what string) api.Event {
+func (s *service) event(c model.Caller, j *model.Job, what string) api.Event {
 	e := api.Event{
 		Time: time.Now().UTC(), Type: what, TaskID: j.Task, JobID: j.ID, InstanceID: j.Instance, Stage: string(j.State), Message: s.message(c, j),
 	}
@@ -91,7 +84,7 @@ func (s *service) event(c api.Caller, j *model.Job, what string) api.Event {
 
 // jobTrouble tells what fails now of an unfinished job,
 // as far as the caller may know; nil when nothing does.
-func (s *service) jobTrouble(c api.Caller, j *model.Job) *api.Trouble {
+func (s *service) jobTrouble(c model.Caller, j *model.Job) *api.Trouble {
 	f, ok := s.a.watcher.failureOf(j.ID)
 	if !ok || j.State.Final() {
 		return nil
@@ -107,7 +100,7 @@ func (s *service) jobTrouble(c api.Caller, j *model.Job) *api.Trouble {
 
 // warn sends a warning when what fails of a job is another
 // thing than the last time; warned has that by job.
-func (s *service) warn(c api.Caller, j *model.Job, warned map[string]string, send func(api.Event) error) error {
+func (s *service) warn(c model.Caller, j *model.Job, warned map[string]string, send func(api.Event) error) error {
 	text := ""
 	if t := s.jobTrouble(c, j); t != nil {
 		text = t.Error
@@ -124,7 +117,7 @@ func (s *service) warn(c api.Caller, j *model.Job, warned map[string]string, sen
 }
 
 // restoreMessage says for people how a restore ended well, as far as the caller may know.
-func (s *service) restoreMessage(c api.Caller, j *model.Job) string {
+func (s *service) restoreMessage(c model.Caller, j *model.Job) string {
 	ended := "restored"
 	if j.Restore != nil && j.Restore.Ready {
 		ended = "was ready already"

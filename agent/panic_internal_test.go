@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/agent/metrics"
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 	"holdfast/internal/contain"
 	"holdfast/internal/vault"
@@ -34,13 +35,13 @@ func TestPanicsAreToldAndCounted(t *testing.T) {
 	w := newWatcher(slog.New(slog.NewTextHandler(&log, nil)), m)
 	w.Trouble("phone", "j1", "freeze", errors.New("a plain error"))
 	w.Lacked("phone", "j1", "freeze", errors.New("a plain error"))
-	w.attempted(report.Attempt{Event: report.Event{}, Took: 0, Err: errors.New("a plain error"), Refused: false, Failures: 1})
+	w.attempted(report.Attempt{Event: model.Event{}, Took: 0, Err: errors.New("a plain error"), Refused: false, Failures: 1})
 	if strings.Contains(log.String(), "stack") || strings.Contains(page(m), `holdfast_panics_total{in="job"} 1`) {
 		t.Errorf("a plain error is told as a panic: %s", log.String())
 	}
 	w.Trouble("phone", "j1", "freeze", panicked())
 	w.Lacked("phone", "j1", "remove a snapshot", panicked())
-	w.attempted(report.Attempt{Event: report.Event{Seq: 1}, Took: 0, Err: panicked(), Refused: false, Failures: 1})
+	w.attempted(report.Attempt{Event: model.Event{Seq: 1}, Took: 0, Err: panicked(), Refused: false, Failures: 1})
 	if n := strings.Count(log.String(), "panic_internal_test.go"); n < 3 || strings.Count(log.String(), "level=ERROR") != 3 {
 		t.Errorf("the stack is told %d times: %s", n, log.String())
 	}

@@ -50,7 +50,7 @@ func newInstance(cfg *config.Instance, host string) (*instance, error) {
 
 // state tells how the instance is: the very instance that its unfinished job
 // holds, also under another name. Unknown when the runtime does not say.
-func (in *instance) state(ctx context.Context, active *model.Job) runtime.State {
+func (in *instance) state(ctx context.Context, active *model.Job) model.RuntimeState {
 	ctx, cancel := context.WithTimeout(ctx, stateTime)
 	defer cancel()
 	of := in.runtime
@@ -59,7 +59,7 @@ func (in *instance) state(ctx context.Context, active *model.Job) runtime.State 
 	}
 	sight, err := of.State(ctx)
 	if err != nil {
-		return runtime.Unknown
+		return model.IsUnknown
 	}
 	return sight.State
 }
@@ -82,27 +82,7 @@ func (a *Agent) partsOf(in *instance) job.Instance {
 // driver is a runtime.Instance as agent/job wants it.
 type driver struct{ runtime.Instance }
 
-// State gives the driver's word; the two packages use the same names.
-func (d driver) State(ctx context.Context) (model.Sight, error) {
-	s, err := d.Instance.State(ctx)
-	return model.Sight{State: model.RuntimeState(s.State), ID: s.ID, Run: s.Run, Work: s.Work, Proof: s.Proof, Passing: s.Passing, Killed: s.Killed}, err
-}
-
 func (d driver) Of(id string) job.Runtime { return driver{d.Instance.Of(id)} }
-
-func (d driver) PowerDown(ctx context.Context, held *model.Sight) error {
-	var before *runtime.Sight
-	if held != nil {
-		before = &runtime.Sight{
-			State: runtime.State(held.State), ID: held.ID, Run: held.Run, Work: held.Work, Proof: held.Proof, Passing: held.Passing, Killed: held.Killed,
-		}
-	}
-	err := d.Instance.PowerDown(ctx, before)
-	if errors.Is(err, runtime.ErrBegun) {
-		err = fmt.Errorf("%w: %w", job.ErrBegun, err)
-	}
-	return err
-}
 
 func (d driver) KeepDown(ctx context.Context) error {
 	err := d.Instance.KeepDown(ctx)
@@ -451,14 +431,6 @@ func (r receipts) Receipt(ctx context.Context, j *model.Job) (json.RawMessage, e
 		Compressed: res.Compressed, CompressedWhy: res.CompressedWhy,
 		Frozen: j.HeldSince, Hold: string(j.Mode), FreezeSeconds: j.FreezeSeconds(r.a.journal.Up()), Stored: j.Entered[model.Stored], Verified: res.Verified,
 		ChunksReadBack: res.Sampled, ChunksReadBackReused: res.SampledReused, Verification: res.Depth, Warnings: res.Warnings,
-		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Identity: r.a.identity.ID, Agent: r.a.version, Fork: forkStatement(res.Fork),
+		LossesAccepted: res.LossesAccepted, Host: r.a.cfg.HostID, Identity: r.a.identity.ID, Agent: r.a.version, Fork: res.Fork,
 	})
-}
-
-// forkStatement states the other newest backups of an instance.
-func forkStatement(forks []model.Fork) (stated []report.Fork) {
-	for _, f := range forks {
-		stated = append(stated, report.Fork(f))
-	}
-	return stated
 }

@@ -11,11 +11,11 @@ import (
 )
 
 // Prepare checks as Backup does, except for the storage, which it brings.
-func (s *service) Prepare(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
+func (s *service) Prepare(ctx context.Context, c model.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
 	return s.prepare(ctx, c, job.Request{Kind: model.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids})
 }
 
-func (s *service) prepare(ctx context.Context, c api.Caller, r job.Request) (api.PrepareAnswer, error) {
+func (s *service) prepare(ctx context.Context, c model.Caller, r job.Request) (api.PrepareAnswer, error) {
 	ids := r.Instances
 	accepted, err := s.accept(r, func() error {
 		if err := s.check(ctx, c, ids, false); err != nil {
@@ -31,11 +31,11 @@ func (s *service) prepare(ctx context.Context, c api.Caller, r job.Request) (api
 	}
 	answer := api.PrepareAnswer{TaskAnswer: accepted}
 	for _, ref := range accepted.Jobs {
-		j, err := s.a.journal.Job(ref.JobID)
+		j, err := s.a.journal.Job(ref.Job)
 		if err != nil {
 			return api.PrepareAnswer{}, err
 		}
-		one := api.InstanceStatus{InstanceID: ref.InstanceID, Status: api.PrepareRestore}
+		one := api.InstanceStatus{InstanceID: ref.Instance, Status: api.PrepareRestore}
 		switch j.State {
 		case model.Done:
 			one.Status = api.PrepareReady
@@ -48,7 +48,7 @@ func (s *service) prepare(ctx context.Context, c api.Caller, r job.Request) (api
 }
 
 // PrepareProgress implements api.Service.
-func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) (api.PrepareProgress, error) {
+func (s *service) PrepareProgress(ctx context.Context, c model.Caller, id string) (api.PrepareProgress, error) {
 	in, err := s.visible(c, id)
 	if err != nil {
 		return api.PrepareProgress{}, err
@@ -82,7 +82,7 @@ func (s *service) PrepareProgress(ctx context.Context, c api.Caller, id string) 
 }
 
 // Status implements api.Service.
-func (s *service) Status(ctx context.Context, c api.Caller, ids []string) ([]api.InstanceStatus, error) {
+func (s *service) Status(ctx context.Context, c model.Caller, ids []string) ([]api.InstanceStatus, error) {
 	found, err := s.batch(c, ids)
 	if err != nil {
 		return nil, err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 
-	"holdfast/agent/api"
 	"holdfast/agent/config"
 	"holdfast/agent/job"
 	"holdfast/agent/model"
@@ -124,7 +123,7 @@ func (a *Agent) found(id string) (in *instance, tenant string, err error) {
 }
 
 // visible finds the instance for a caller.
-func (s *service) visible(c api.Caller, id string) (*instance, error) {
+func (s *service) visible(c model.Caller, id string) (*instance, error) {
 	in, tenant, err := s.a.found(id)
 	if err != nil {
 		return nil, err
@@ -136,7 +135,7 @@ func (s *service) visible(c api.Caller, id string) (*instance, error) {
 }
 
 // strays are the instances of unfinished jobs that the configuration does not have.
-func (a *Agent) strays(c api.Caller) (list []*instance, err error) {
+func (a *Agent) strays(c model.Caller) (list []*instance, err error) {
 	active, err := a.journal.Active()
 	if err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ const (
 
 // Reports implements api.Service. The journal keeps the last events, delivered or
 // not, so that a reader that was away, also while the agent was, misses none of them.
-func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send func(api.ReportEvent) error) error {
+func (s *service) Reports(ctx context.Context, c model.Caller, after *uint64, send func(api.ReportEvent) error) error {
 	_, oldest, newest, err := s.a.journal.Recent(0, 0)
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (s *service) Reports(ctx context.Context, c api.Caller, after *uint64, send
 }
 
 // RefusedReports implements api.Service.
-func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
+func (s *service) RefusedReports(context.Context, model.Caller) ([]api.RefusedReport, error) {
 	refused, err := s.a.manager.Refused()
 	if err != nil {
 		return nil, err
@@ -110,17 +110,17 @@ func (s *service) RefusedReports(context.Context, api.Caller) ([]api.RefusedRepo
 }
 
 // GiveUpReport implements api.Service.
-func (s *service) GiveUpReport(_ context.Context, _ api.Caller, number uint64) error {
+func (s *service) GiveUpReport(_ context.Context, _ model.Caller, number uint64) error {
 	return onRefused(number, s.a.manager.GiveUp)
 }
 
 // RetryReport implements api.Service.
-func (s *service) RetryReport(_ context.Context, _ api.Caller, number uint64) error {
+func (s *service) RetryReport(_ context.Context, _ model.Caller, number uint64) error {
 	return onRefused(number, s.a.manager.RetryRefused)
 }
 
 // DropReport implements api.Service.
-func (s *service) DropReport(_ context.Context, _ api.Caller, number uint64) error {
+func (s *service) DropReport(_ context.Context, _ model.Caller, number uint64) error {
 	return onRefused(number, s.a.manager.DropRefused)
 }
 

@@ -32,7 +32,7 @@ const (
 // noInstance is the refusal for instances that are not here or not the caller's. A
 // caller that does not see all tenants gets the same words and the same code for
 // both: a difference would tell one tenant about another's instances (tenant-walls).
-func noInstance(c api.Caller, ids ...string) *api.Error {
+func noInstance(c model.Caller, ids ...string) *api.Error {
 	if c.SeesAll() {
 		return api.RefuseInstances(api.CodeNoInstance, ids, "does not exist on this host")
 	}
@@ -47,7 +47,7 @@ var _ api.Service = (*service)(nil)
 // Backup checks the whole batch before anything starts, in the order:
 // is the command known, do the instances exist, may the caller act on
 // them, are they of one tenant, are they busy, is their storage here.
-func (s *service) Backup(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
+func (s *service) Backup(ctx context.Context, c model.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
 	r := job.Request{Kind: model.KindBackup, Deadline: deadline, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids}
 	return s.accept(r, func() error { return s.check(ctx, c, ids, true) })
 }
@@ -75,16 +75,12 @@ func (s *service) accept(r job.Request, check func() error) (api.TaskAnswer, err
 	case err != nil:
 		return api.TaskAnswer{}, err
 	}
-	answer := api.TaskAnswer{TaskID: task.ID}
-	for _, ref := range task.Jobs {
-		answer.Jobs = append(answer.Jobs, api.JobRef{InstanceID: ref.Instance, JobID: ref.Job})
-	}
-	return answer, nil
+	return api.TaskAnswer{TaskID: task.ID, Jobs: task.Jobs}, nil
 }
 
 // check refuses a batch with instances that the caller can't act on
 // together; for a backup their storage must be here.
-func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bool) error {
+func (s *service) check(ctx context.Context, c model.Caller, ids []string, here bool) error {
 	known, err := s.batch(c, ids)
 	if err != nil {
 		return err
@@ -108,7 +104,7 @@ func (s *service) check(ctx context.Context, c api.Caller, ids []string, here bo
 }
 
 // taskJobs finds the jobs of a task that the caller may see.
-func (s *service) taskJobs(c api.Caller, id string) ([]*model.Job, error) {
+func (s *service) taskJobs(c model.Caller, id string) ([]*model.Job, error) {
 	_, jobs, err := s.a.journal.Task(id)
 	if errors.Is(err, model.ErrNotFound) {
 		return nil, api.UnknownTask(id)
@@ -125,7 +121,7 @@ func (s *service) taskJobs(c api.Caller, id string) ([]*model.Job, error) {
 }
 
 // Task implements api.Service.
-func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStatus, error) {
+func (s *service) Task(_ context.Context, c model.Caller, id string) (api.TaskStatus, error) {
 	jobs, err := s.taskJobs(c, id)
 	if err != nil {
 		return api.TaskStatus{}, err
@@ -148,7 +144,7 @@ func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStat
 
 // Watch implements api.Service. Updates come at once; the journal is looked at now and then, as a
 // watcher that was slow has missed some.
-func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(api.Event) error) error {
+func (s *service) Watch(ctx context.Context, c model.Caller, id string, send func(api.Event) error) error {
 	updates, stop := s.a.manager.Watch(id)
 	defer stop()
 	seen := map[string]model.State{}
@@ -193,7 +189,7 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 			case u := <-updates:
 				if u.Progress != nil {
 					e := s.event(c, &u.Job, api.EventProgress)
-					e.Progress = progress(*u.Progress)
+					e.Progress = u.Progress
 					err = send(e)
 				} else {
 					err = show(&u.Job)
@@ -208,7 +204,7 @@ func (s *service) Watch(ctx context.Context, c api.Caller, id string, send func(
 }
 
 // Info implements api.Service.
-func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
+func (s *service) Info(_ context.Context, c model.Caller) (api.Info, error) {
 	a := s.a
 	info := api.Info{
 		Version: a.version, HostID: a.cfg.HostID, Started: a.started.UTC(), Draining: a.manager.Draining(), Store: a.store.String(),
@@ -258,7 +254,7 @@ func (s *service) Info(_ context.Context, c api.Caller) (api.Info, error) {
 }
 
 // Instances implements api.Service.
-func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceInfo, error) {
+func (s *service) Instances(ctx context.Context, c model.Caller) ([]api.InstanceInfo, error) {
 	var list []api.InstanceInfo
 	var mu sync.Mutex
 	group, ctx := contain.WithContext(ctx)
@@ -288,7 +284,7 @@ func (s *service) Instances(ctx context.Context, c api.Caller) ([]api.InstanceIn
 	return list, nil
 }
 
-func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *instance) (api.InstanceInfo, error) {
+func (s *service) instanceInfo(ctx context.Context, c model.Caller, in *instance) (api.InstanceInfo, error) {
 	info := api.InstanceInfo{
 		ID: in.cfg.ID, Tenant: in.cfg.Tenant, Runtime: in.runtime.Kind(), Release: in.cfg.Release, Volumes: s.a.volumesOf(c, in.cfg),
 	}
@@ -307,7 +303,7 @@ func (s *service) instanceInfo(ctx context.Context, c api.Caller, in *instance) 
 }
 
 // Jobs implements api.Service.
-func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.JobInfo, uint64, error) {
+func (s *service) Jobs(_ context.Context, c model.Caller, f api.JobFilter) ([]api.JobInfo, uint64, error) {
 	jobs, next, err := s.a.journal.List(journal.Query{
 		All: c.SeesAll(), Tenant: c.Tenant, Task: f.TaskID, Instance: f.InstanceID, Active: f.Active, Before: f.Before, Limit: f.Limit,
 	})
@@ -321,7 +317,7 @@ func (s *service) Jobs(_ context.Context, c api.Caller, f api.JobFilter) ([]api.
 	return list, next, nil
 }
 
-func (s *service) jobInfo(c api.Caller, j *model.Job) api.JobInfo {
+func (s *service) jobInfo(c model.Caller, j *model.Job) api.JobInfo {
 	info := api.JobInfo{
 		JobID: j.ID, TaskID: j.Task, InstanceID: j.Instance, Tenant: j.Tenant, Kind: kind(j), Stage: string(j.State),
 		Message: s.message(c, j), Created: j.AcceptedAt, Updated: j.Entered[j.State], Acknowledged: !j.AcknowledgedAt.IsZero(),
@@ -340,31 +336,31 @@ func (s *service) jobInfo(c api.Caller, j *model.Job) api.JobInfo {
 	}
 	if r := j.Result; r != nil {
 		info.BackupID = r.BackupID
-		info.Progress = api.Progress{Files: r.Files, BytesRead: r.BytesRead, BytesNew: r.BytesNew, BytesSent: r.BytesSent}
+		info.Progress = model.Progress{Files: r.Files, BytesRead: r.BytesRead, BytesNew: r.BytesNew, BytesSent: r.BytesSent}
 	} else if p, ok := s.a.manager.Progress(j.ID); ok {
-		info.Progress = *progress(p)
+		info.Progress = p
 	}
 	if r := j.Restore; r != nil {
 		info.BackupID = r.Backup
 		if r.Result != nil {
-			info.Progress = api.Progress{Files: r.Result.Files, BytesRestored: r.Result.Bytes, BytesTotal: r.Result.Bytes}
+			info.Progress = model.Progress{Files: r.Result.Files, BytesRestored: r.Result.Bytes, BytesTotal: r.Result.Bytes}
 		}
 	}
 	return info
 }
 
 // Release implements api.Service.
-func (s *service) Release(_ context.Context, c api.Caller, id string) error {
+func (s *service) Release(_ context.Context, c model.Caller, id string) error {
 	return s.let(c, id, s.a.manager.Release, false)
 }
 
 // Resume implements api.Service.
-func (s *service) Resume(_ context.Context, c api.Caller, id string) error {
+func (s *service) Resume(_ context.Context, c model.Caller, id string) error {
 	return s.let(c, id, s.a.manager.Resume, true)
 }
 
 // let releases or resumes. An act that the last job of the instance did already is no error.
-func (s *service) let(c api.Caller, id string, do func(string) error, resume bool) error {
+func (s *service) let(c model.Caller, id string, do func(string) error, resume bool) error {
 	if _, err := s.visible(c, id); err != nil {
 		return err
 	}
@@ -392,7 +388,7 @@ func (s *service) let(c api.Caller, id string, do func(string) error, resume boo
 }
 
 // Drain implements api.Service.
-func (s *service) Drain(context.Context, api.Caller) error {
+func (s *service) Drain(context.Context, model.Caller) error {
 	s.a.log.Info("draining: no new commands are taken")
 	s.a.manager.Drain()
 	return nil

@@ -25,7 +25,7 @@ import (
 
 	"holdfast/agent"
 	"holdfast/agent/api"
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 	"holdfast/internal/hostid"
 	"holdfast/internal/testbed"
 	"holdfast/internal/vault"
@@ -94,7 +94,7 @@ var troubled = []struct {
 			h.more("phone-4", "phone-5", "phone-6")
 		},
 		after: func(t *testing.T, h *host) {
-			h.plane.answer(func(e report.Event) int {
+			h.plane.answer(func(e model.Event) int {
 				switch {
 				case e.Instance == "phone-3" && e.Type == "holdfast.backup.completed", e.Instance == "phone-4" && e.Type == "holdfast.backup.failed":
 					return http.StatusUnprocessableEntity
@@ -170,7 +170,7 @@ var troubled = []struct {
 			h.operate(t, "phone-2")
 			h.eventually("released", func() bool { return h.plane.took("holdfast.instance.released", "phone-2") != nil })
 			fill(t, h.disk)
-			h.plane.answer(func(report.Event) int { return http.StatusServiceUnavailable })
+			h.plane.answer(func(model.Event) int { return http.StatusServiceUnavailable })
 			h.operate(t, "phone-1")
 			h.stage("phone-1", "reported")
 			must(t, unix.Mount("", h.btrfs, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))

@@ -8,6 +8,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/config"
+	"holdfast/agent/model"
 	"holdfast/internal/obs"
 )
 
@@ -140,12 +141,12 @@ func (t *throttle) state() api.Throttle {
 func (a *Agent) SetBandwidth(b config.Bandwidth) { a.throttle.configured(b) }
 
 // Throttle implements api.Throttler.
-func (s *service) Throttle(context.Context, api.Caller) (api.Throttle, error) {
+func (s *service) Throttle(context.Context, model.Caller) (api.Throttle, error) {
 	return s.a.throttle.state(), nil
 }
 
 // SetThrottle implements api.Throttler.
-func (s *service) SetThrottle(_ context.Context, _ api.Caller, set api.ThrottleSetting) (api.Throttle, error) {
+func (s *service) SetThrottle(_ context.Context, _ model.Caller, set api.ThrottleSetting) (api.Throttle, error) {
 	s.a.log.Info("an operator sets limits of what the store is asked for",
 		"up", said(set.Up), "down", said(set.Down), "requests", said(set.Requests))
 	s.a.throttle.operator(set)

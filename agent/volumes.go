@@ -164,7 +164,7 @@ func (a *Agent) watchVolumes(ctx context.Context) {
 }
 
 // volumesOf tells a caller of the volumes of an instance.
-func (a *Agent) volumesOf(c api.Caller, in *config.Instance) []api.Volume {
+func (a *Agent) volumesOf(c model.Caller, in *config.Instance) []api.Volume {
 	list := make([]api.Volume, len(in.Volumes))
 	for i, v := range in.Volumes {
 		view := a.volumes.of(in.ID, v.Name)

@@ -26,12 +26,12 @@ func refuseBusy(busy *model.BusyError) *api.Error {
 const notUnderstood = "has an unfinished job whose record this agent does not understand; an operator of the host has to give the job up"
 
 // PrepareFrom implements api.Service.
-func (s *service) PrepareFrom(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, backup string) (api.PrepareAnswer, error) {
+func (s *service) PrepareFrom(ctx context.Context, c model.Caller, requestID string, digest [32]byte, ids []string, backup string) (api.PrepareAnswer, error) {
 	return s.prepare(ctx, c, job.Request{Kind: model.KindRestore, ID: requestID, Digest: digest, Tenant: c.Tenant, Instances: ids, Backup: backup})
 }
 
 // Abandon implements api.Service.
-func (s *service) Abandon(_ context.Context, c api.Caller, id, jobID string) (api.Abandoned, error) {
+func (s *service) Abandon(_ context.Context, c model.Caller, id, jobID string) (api.Abandoned, error) {
 	active, _, err := s.a.journal.ByInstance(id)
 	switch {
 	case err != nil:

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"holdfast/agent/api"
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 )
 
 // strange writes a state that no program knows into the record of the unfinished
@@ -286,7 +286,7 @@ func TestCancelTooLate(t *testing.T) {
 			t.Errorf("cancel: %v, want %s", err, want)
 		}
 	}
-	h.plane.answer(func(report.Event) int { return http.StatusServiceUnavailable })
+	h.plane.answer(func(model.Event) int { return http.StatusServiceUnavailable })
 	a, err := c.Backup(t.Context(), "r1", []string{"phone-1"})
 	must(t, err)
 	h.stage("phone-1", "reported")

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"holdfast/agent/api"
 	"holdfast/agent/model"
 )
 
@@ -103,7 +102,7 @@ func hostWords(a *Agent) map[string]bool {
 }
 
 // cause is why the job failed or is held, as far as the caller may know.
-func (a *Agent) cause(c api.Caller, j *model.Job) string {
+func (a *Agent) cause(c model.Caller, j *model.Job) string {
 	if c.SeesAll() {
 		return j.Cause
 	}

@@ -4,7 +4,6 @@ import (
 	"strings"
 	"testing"
 
-	"holdfast/agent/api"
 	"holdfast/agent/config"
 	"holdfast/agent/model"
 )
@@ -37,10 +36,10 @@ func TestTenantWords(t *testing.T) {
 			t.Errorf("%q: %q, want %q", reason, got, want)
 		}
 		j := &model.Job{Cause: reason}
-		if got := a.cause(api.Caller{Role: api.RoleOperator}, j); got != reason {
+		if got := a.cause(model.Caller{Role: model.RoleOperator}, j); got != reason {
 			t.Errorf("an operator reads %q of %q", got, reason)
 		}
-		if got := a.cause(api.Caller{Role: api.RoleControlPlane, Tenant: "acme"}, j); got != want {
+		if got := a.cause(model.Caller{Role: model.RoleControlPlane, Tenant: "acme"}, j); got != want {
 			t.Errorf("a control plane of one tenant reads %q of %q", got, reason)
 		}
 		data := `{"job_id":"j","reason":` + quoted(reason) + `}`

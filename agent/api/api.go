@@ -3,8 +3,11 @@
 //
 // It knows HTTP, the contract's codes and limits, and nothing about jobs: every accepted
 // call goes to a Service, which package agent implements over the journal. An
-// Authenticator decides who calls; package agent adapts the Authenticator of agent/auth to
-// it (same level, so neither package imports the other; AuthFunc makes that a few lines).
+// Authenticator decides who calls; package agent gives it the Authenticator of agent/auth
+// (same level, so neither package imports the other). Callers, jobs of tasks and progress are
+// the types of agent/model. A type of this package that resembles another one of agent/model is
+// the form on the wire: it leaves out the facts that callers must not know, and its names stay
+// when a record of the journal changes.
 //
 // The package starts no goroutine: handlers run on the goroutines of net/http and return
 // when the request's context ends. A crash leaves nothing, as nothing is kept here.
@@ -12,61 +15,9 @@ package api
 
 import (
 	"context"
-	"errors"
 	"time"
-)
 
-// Role says which acts a caller may command. Caller.Tenant says which instances it may see.
-type Role string
-
-// The roles. Anything else may do nothing.
-const (
-	// RoleControlPlane commands backups, releases and resumes, and sees tasks.
-	RoleControlPlane Role = "control-plane"
-	// RoleOperator may do everything, and sees every tenant.
-	RoleOperator Role = "operator"
-	// RoleReadOnly sees, and changes nothing.
-	RoleReadOnly Role = "read-only"
-	// RoleTenant commands and sees the instances of its own tenant.
-	RoleTenant Role = "tenant"
-)
-
-// Caller is who sent a request, as the Authenticator found it.
-type Caller struct {
-	Tenant string // "" is every tenant
-	User   string // "" where the token names no user
-	Role   Role
-	// Via is how the caller is known, for the audit: token, certificate NAME, uid N pid N.
-	Via string
-}
-
-// Sees tells whether the caller may learn anything about what belongs to tenant.
-func (c Caller) Sees(tenant string) bool {
-	return c.SeesAll() || c.Tenant == tenant && tenant != ""
-}
-
-// SeesAll tells whether the caller sees every tenant: an operator, or a control plane or
-// reader whose token is bound to no tenant. A tenant's token without a tenant sees nothing.
-func (c Caller) SeesAll() bool {
-	return c.Role == RoleOperator || c.Tenant == "" && (c.Role == RoleControlPlane || c.Role == RoleReadOnly)
-}
-
-// Commands tells whether the caller may change anything.
-func (c Caller) Commands() bool {
-	return c.Role == RoleOperator || c.Role == RoleControlPlane || c.Role == RoleTenant
-}
-
-// Authentication failures; an Authenticator wraps or returns them.
-var (
-	// ErrUnknownToken says that nobody known has this token, or that
-	// it has expired. Answered .0000.
-	ErrUnknownToken = errors.New("unknown token")
-	// ErrAuthUnavailable says that the token can't be checked now. The
-	// call is refused (CodeAuthAway), and may be tried again later.
-	ErrAuthUnavailable = errors.New("tokens cannot be checked now")
-	// ErrAuthTooOften says that so many unknown tokens came that this one is not
-	// checked. The call is refused as one too many, and may be tried again later.
-	ErrAuthTooOften = errors.New("too many unknown tokens")
+	"holdfast/agent/model"
 )
 
 // addressKey is the key of the caller's address in a context.
@@ -82,16 +33,15 @@ func Address(ctx context.Context) string {
 // Authenticator tells who holds a token. It is called from many goroutines at the same time, before
 // the request's body is read. The token is never empty and never longer than MaxTokenBytes.
 type Authenticator interface {
-	Authenticate(ctx context.Context, token string) (Caller, error)
+	Authenticate(ctx context.Context, token string) (model.Caller, error)
 }
 
-// AuthFunc is a function as an Authenticator, for the adapter in package agent: it
-// calls the one of agent/auth, turns auth.ErrUnknownToken and auth.ErrUnavailable into
-// the two errors above, and copies the three fields of the caller, which mean the same.
-type AuthFunc func(ctx context.Context, token string) (Caller, error)
+// AuthFunc is a function as an Authenticator. The errors by which the answer is chosen are
+// model.ErrUnknownToken, model.ErrAuthUnavailable and model.ErrAuthTooOften.
+type AuthFunc func(ctx context.Context, token string) (model.Caller, error)
 
 // Authenticate calls f.
-func (f AuthFunc) Authenticate(ctx context.Context, token string) (Caller, error) {
+func (f AuthFunc) Authenticate(ctx context.Context, token string) (model.Caller, error) {
 	return f(ctx, token)
 }
 
@@ -112,52 +62,46 @@ type Service interface {
 	// the same tenant with the same digest gives the first answer again, with another digest an
 	// Error with CodeParameter. Request ids of different tenants (Caller.Tenant) are different
 	// commands. The deadline is when the host is needed; zero when there is no haste.
-	Backup(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string, deadline time.Time) (TaskAnswer, error)
+	Backup(ctx context.Context, c model.Caller, requestID string, digest [32]byte, instanceIDs []string, deadline time.Time) (TaskAnswer, error)
 	// Reports calls send for each report after the report with the number after, or
 	// with nil for the reports from now on, until the context ends (nil), or send
 	// fails (its error). The caller gets the reports that it may see. A ReportEvent
 	// of ReportGap comes first where some in between are no longer kept, and an
 	// event without a type now and then, to find readers that are gone.
-	Reports(ctx context.Context, c Caller, after *uint64, send func(ReportEvent) error) error
+	Reports(ctx context.Context, c model.Caller, after *uint64, send func(ReportEvent) error) error
 	// Task tells how a task stands. A task that is not there and one
 	// that the caller may not see are the same UnknownTask error.
-	Task(ctx context.Context, c Caller, taskID string) (TaskStatus, error)
+	Task(ctx context.Context, c model.Caller, taskID string) (TaskStatus, error)
 	// Watch calls send for what happened to the task's jobs so far in short (at
 	// least their present stage), then for each event as it comes, and returns nil
 	// when all jobs have ended, the context's error, or the error of send. send is
 	// called on the goroutine of Watch. Unknown tasks as in Task, before any event.
-	Watch(ctx context.Context, c Caller, taskID string, send func(Event) error) error
+	Watch(ctx context.Context, c model.Caller, taskID string, send func(Event) error) error
 	// Info is about the agent as a whole.
-	Info(ctx context.Context, c Caller) (Info, error)
+	Info(ctx context.Context, c model.Caller) (Info, error)
 	// Instances lists the instances that the caller may see, sorted by id.
-	Instances(ctx context.Context, c Caller) ([]InstanceInfo, error)
+	Instances(ctx context.Context, c model.Caller) ([]InstanceInfo, error)
 	// Jobs lists the jobs that the caller may see and the filter lets through, newest first,
 	// at most f.Limit of them. next is f.Before for the jobs that follow; 0 when none do.
-	Jobs(ctx context.Context, c Caller, f JobFilter) (list []JobInfo, next uint64, err error)
+	Jobs(ctx context.Context, c model.Caller, f JobFilter) (list []JobInfo, next uint64, err error)
 	// Cancel undoes those jobs of a task that are not past their commit point;
 	// each instance is left running. A job that was cancelled before is no error; where no
 	// job of the task can be cancelled, the refusal says of each why.
-	Cancel(ctx context.Context, c Caller, taskID string) error
+	Cancel(ctx context.Context, c model.Caller, taskID string) error
 	// Release powers down an instance that is held with a backup
 	// reported and acknowledged. Done twice is no error.
-	Release(ctx context.Context, c Caller, instanceID string) error
+	Release(ctx context.Context, c model.Caller, instanceID string) error
 	// Resume lets an instance that is held run again; its backup stays. Done twice is no error.
-	Resume(ctx context.Context, c Caller, instanceID string) error
+	Resume(ctx context.Context, c model.Caller, instanceID string) error
 	// Drain stops taking commands; what runs is finished. It returns
 	// at once; Info tells when it is done.
-	Drain(ctx context.Context, c Caller) error
+	Drain(ctx context.Context, c model.Caller) error
 }
 
 // TaskAnswer is the answer to an accepted command.
 type TaskAnswer struct {
-	TaskID string   `json:"task_id"`
-	Jobs   []JobRef `json:"cmd_jobs"`
-}
-
-// JobRef names the job of one instance of a task.
-type JobRef struct {
-	InstanceID string `json:"instance_id"`
-	JobID      string `json:"job_id"`
+	TaskID string         `json:"task_id"`
+	Jobs   []model.JobRef `json:"cmd_jobs"`
 }
 
 // The contract's job states.
@@ -204,8 +148,8 @@ type Info struct {
 	Leftovers []Leftover `json:"leftovers,omitempty"`
 }
 
-// Leftover is a snapshot that nothing needs, or a replaced volume
-// of a restore, that could not be removed. The agent tries again.
+// Leftover is a snapshot that nothing needs, or a replaced volume of a restore, that could not be
+// removed. The agent tries again. It is model.Leftover on the wire, without the engine's places.
 type Leftover struct {
 	Path       string    `json:"path"`
 	InstanceID string    `json:"instance_id,omitempty"`
@@ -274,38 +218,27 @@ type JobFilter struct {
 	Limit  int // jobs of a page; 0 is no limit
 }
 
-// JobInfo is one job, with all that operators want to see of it.
-// Times are UTC, zero where not reached.
+// JobInfo is one job, with all that operators want to see of it. Times are UTC, zero where not
+// reached. The record of the job (model.Job) also has the evidence on which a release rests.
 type JobInfo struct {
-	JobID        string    `json:"job_id"`
-	TaskID       string    `json:"task_id"`
-	InstanceID   string    `json:"instance_id"`
-	Tenant       string    `json:"tenant"`
-	Kind         string    `json:"kind"`  // backup, restore
-	Stage        string    `json:"stage"` // of the state machine
-	Status       int       `json:"status"`
-	ErrorCode    string    `json:"error_code,omitempty"`
-	ErrorMsg     string    `json:"error_msg,omitempty"`
-	Message      string    `json:"message,omitempty"`
-	Trouble      *Trouble  `json:"trouble,omitempty"` // what fails now of a job that has not ended
-	BackupID     string    `json:"backup_id,omitempty"`
-	Created      time.Time `json:"created"`
-	Updated      time.Time `json:"updated"`
-	Ended        time.Time `json:"ended,omitzero"`
-	FrozenSince  time.Time `json:"frozen_since,omitzero"`
-	Acknowledged bool      `json:"acknowledged"` // its report
-	Progress     Progress  `json:"progress"`
-}
-
-// Progress is how far a job is.
-type Progress struct {
-	Files     uint64 `json:"files"`
-	BytesRead uint64 `json:"bytes_read"`
-	BytesNew  uint64 `json:"bytes_new"`  // not found in the vault
-	BytesSent uint64 `json:"bytes_sent"` // compressed and sealed
-	// Of a restore, whose other figures but Files are 0; Files are entries of any sort.
-	BytesRestored uint64 `json:"bytes_restored,omitempty"`
-	BytesTotal    uint64 `json:"bytes_total,omitempty"`
+	JobID        string         `json:"job_id"`
+	TaskID       string         `json:"task_id"`
+	InstanceID   string         `json:"instance_id"`
+	Tenant       string         `json:"tenant"`
+	Kind         string         `json:"kind"`  // backup, restore
+	Stage        string         `json:"stage"` // of the state machine
+	Status       int            `json:"status"`
+	ErrorCode    string         `json:"error_code,omitempty"`
+	ErrorMsg     string         `json:"error_msg,omitempty"`
+	Message      string         `json:"message,omitempty"`
+	Trouble      *Trouble       `json:"trouble,omitempty"` // what fails now of a job that has not ended
+	BackupID     string         `json:"backup_id,omitempty"`
+	Created      time.Time      `json:"created"`
+	Updated      time.Time      `json:"updated"`
+	Ended        time.Time      `json:"ended,omitzero"`
+	FrozenSince  time.Time      `json:"frozen_since,omitzero"`
+	Acknowledged bool           `json:"acknowledged"` // its report
+	Progress     model.Progress `json:"progress"`
 }
 
 // Types of Event.
@@ -321,16 +254,16 @@ const (
 
 // Event is one line of a task's stream.
 type Event struct {
-	Time       time.Time `json:"time"` // UTC
-	Type       string    `json:"type"`
-	TaskID     string    `json:"task_id"`
-	JobID      string    `json:"job_id,omitempty"`
-	InstanceID string    `json:"instance_id,omitempty"`
-	Stage      string    `json:"stage,omitempty"`
-	Status     int       `json:"status,omitempty"`
-	ErrorCode  string    `json:"error_code,omitempty"`
-	ErrorMsg   string    `json:"error_msg,omitempty"`
-	Message    string    `json:"message,omitempty"`
-	BackupID   string    `json:"backup_id,omitempty"`
-	Progress   *Progress `json:"progress,omitempty"`
+	Time       time.Time       `json:"time"` // UTC
+	Type       string          `json:"type"`
+	TaskID     string          `json:"task_id"`
+	JobID      string          `json:"job_id,omitempty"`
+	InstanceID string          `json:"instance_id,omitempty"`
+	Stage      string          `json:"stage,omitempty"`
+	Status     int             `json:"status,omitempty"`
+	ErrorCode  string          `json:"error_code,omitempty"`
+	ErrorMsg   string          `json:"error_msg,omitempty"`
+	Message    string          `json:"message,omitempty"`
+	BackupID   string          `json:"backup_id,omitempty"`
+	Progress   *model.Progress `json:"progress,omitempty"`
 }

@@ -6,17 +6,19 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"holdfast/agent/model"
 )
 
 // Claims is the part of a Service about the claims by which hosts say that they have instances.
 type Claims interface {
 	// Claims lists the claims on an instance, or on all instances
 	// of this host with "", in the order of the instances.
-	Claims(ctx context.Context, c Caller, instanceID string) ([]ClaimInfo, error)
+	Claims(ctx context.Context, c model.Caller, instanceID string) ([]ClaimInfo, error)
 	// TakeOverClaim gives this host the claim on an instance, and returns the claims of other hosts
 	// that it took. It is refused where no other host has a claim, and, without force, where
 	// the other host gave a sign of life lately. reason is for people.
-	TakeOverClaim(ctx context.Context, c Caller, instanceID, reason string, force bool) ([]ClaimInfo, error)
+	TakeOverClaim(ctx context.Context, c model.Caller, instanceID, reason string, force bool) ([]ClaimInfo, error)
 }
 
 // ClaimInfo is a claim on an instance.

@@ -8,15 +8,16 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/model"
 )
 
-func (f *fake) Claims(_ context.Context, _ api.Caller, id string) ([]api.ClaimInfo, error) {
+func (f *fake) Claims(_ context.Context, _ model.Caller, id string) ([]api.ClaimInfo, error) {
 	at := time.Unix(1000, 0).UTC()
 	return []api.ClaimInfo{{InstanceID: "phone-1", Host: "host-2", JobID: "j", BackupID: "b", Since: at, Renewed: at, SilentSeconds: 7, Took: 1, Reason: "gone"}},
 		f.note("claims", id)
 }
 
-func (f *fake) TakeOverClaim(_ context.Context, _ api.Caller, id, reason string, force bool) ([]api.ClaimInfo, error) {
+func (f *fake) TakeOverClaim(_ context.Context, _ model.Caller, id, reason string, force bool) ([]api.ClaimInfo, error) {
 	if !force {
 		return nil, api.RefuseInstances(api.CodeInRecovery, []string{id}, "host-2 gives signs of life")
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/model"
 	"holdfast/internal/testbed"
 )
 
@@ -32,7 +33,7 @@ type fake struct {
 	fail     error               // what every method returns, if set
 	panics   any
 	watch    func(ctx context.Context, send func(api.Event) error) error
-	reports  func(ctx context.Context, c api.Caller, after *uint64, send func(api.ReportEvent) error) error
+	reports  func(ctx context.Context, c model.Caller, after *uint64, send func(api.ReportEvent) error) error
 	msg      string // execute_msg of the task
 	set      api.ThrottleSetting
 }
@@ -54,7 +55,7 @@ func (f *fake) note(what ...string) error {
 	return f.fail
 }
 
-func (f *fake) Backup(_ context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
+func (f *fake) Backup(_ context.Context, c model.Caller, requestID string, digest [32]byte, ids []string, deadline time.Time) (api.TaskAnswer, error) {
 	f.deadline = deadline
 	if err := f.note("backup", strings.Join(ids, ",")); err != nil {
 		return api.TaskAnswer{}, err
@@ -84,13 +85,13 @@ func (f *fake) Backup(_ context.Context, c api.Caller, requestID string, digest 
 	f.commands[key] = digest
 	a := api.TaskAnswer{TaskID: "task-" + requestID}
 	for _, id := range ids {
-		a.Jobs = append(a.Jobs, api.JobRef{InstanceID: id, JobID: "job-" + id})
+		a.Jobs = append(a.Jobs, model.JobRef{Instance: id, Job: "job-" + id})
 	}
 	return a, nil
 }
 
 // Tasks: "task-t1" is tenant t1's, "task-t2" is t2's.
-func (f *fake) sees(c api.Caller, taskID string) error {
+func (f *fake) sees(c model.Caller, taskID string) error {
 	tenant, ok := strings.CutPrefix(taskID, "task-")
 	if !ok || len(tenant) != 2 || !c.Sees(tenant) {
 		return api.UnknownTask(taskID)
@@ -98,7 +99,7 @@ func (f *fake) sees(c api.Caller, taskID string) error {
 	return nil
 }
 
-func (f *fake) Task(_ context.Context, c api.Caller, id string) (api.TaskStatus, error) {
+func (f *fake) Task(_ context.Context, c model.Caller, id string) (api.TaskStatus, error) {
 	if err := f.note("task", id); err != nil {
 		return api.TaskStatus{}, err
 	}
@@ -111,7 +112,7 @@ func (f *fake) Task(_ context.Context, c api.Caller, id string) (api.TaskStatus,
 	}}, nil
 }
 
-func (f *fake) Watch(ctx context.Context, c api.Caller, id string, send func(api.Event) error) error {
+func (f *fake) Watch(ctx context.Context, c model.Caller, id string, send func(api.Event) error) error {
 	if err := f.sees(c, id); err != nil {
 		return err
 	}
@@ -121,18 +122,18 @@ func (f *fake) Watch(ctx context.Context, c api.Caller, id string, send func(api
 	return f.note("watch", id)
 }
 
-func (f *fake) Reports(ctx context.Context, c api.Caller, after *uint64, send func(api.ReportEvent) error) error {
+func (f *fake) Reports(ctx context.Context, c model.Caller, after *uint64, send func(api.ReportEvent) error) error {
 	if f.reports != nil {
 		return f.reports(ctx, c, after, send)
 	}
 	return f.note("reports")
 }
 
-func (f *fake) Info(context.Context, api.Caller) (api.Info, error) {
+func (f *fake) Info(context.Context, model.Caller) (api.Info, error) {
 	return api.Info{Version: "1.2.3", HostID: "h1", Started: time.Unix(1000, 0).UTC(), Instances: 3}, f.note("info")
 }
 
-func (f *fake) Instances(_ context.Context, c api.Caller) ([]api.InstanceInfo, error) {
+func (f *fake) Instances(_ context.Context, c model.Caller) ([]api.InstanceInfo, error) {
 	if err := f.note("instances", c.Tenant); err != nil {
 		return nil, err
 	}
@@ -142,7 +143,7 @@ func (f *fake) Instances(_ context.Context, c api.Caller) ([]api.InstanceInfo, e
 	return []api.InstanceInfo{{ID: "phone-1", Tenant: "t1", Volumes: []api.Volume{{Name: "data", Path: "/d"}}}}, nil
 }
 
-func (f *fake) Jobs(_ context.Context, c api.Caller, flt api.JobFilter) ([]api.JobInfo, uint64, error) {
+func (f *fake) Jobs(_ context.Context, c model.Caller, flt api.JobFilter) ([]api.JobInfo, uint64, error) {
 	active := ""
 	if flt.Active {
 		active = "active"
@@ -170,47 +171,49 @@ func (f *fake) Jobs(_ context.Context, c api.Caller, flt api.JobFilter) ([]api.J
 	return []api.JobInfo{{JobID: "job-1", TaskID: "task-t1", InstanceID: "phone-1", Status: api.StatusRunning}}, 0, nil
 }
 
-func (f *fake) Cancel(_ context.Context, c api.Caller, id string) error {
+func (f *fake) Cancel(_ context.Context, c model.Caller, id string) error {
 	if err := f.sees(c, id); err != nil {
 		return err
 	}
 	return f.note("cancel", id)
 }
 
-func (f *fake) Release(_ context.Context, _ api.Caller, id string) error {
+func (f *fake) Release(_ context.Context, _ model.Caller, id string) error {
 	return f.note("release", id)
 }
 
-func (f *fake) Resume(_ context.Context, _ api.Caller, id string) error { return f.note("resume", id) }
-func (f *fake) Drain(context.Context, api.Caller) error                 { return f.note("drain") }
+func (f *fake) Resume(_ context.Context, _ model.Caller, id string) error {
+	return f.note("resume", id)
+}
+func (f *fake) Drain(context.Context, model.Caller) error { return f.note("drain") }
 
-func (f *fake) AcceptFork(_ context.Context, _ api.Caller, id, backup string, again bool) error {
+func (f *fake) AcceptFork(_ context.Context, _ model.Caller, id, backup string, again bool) error {
 	return f.note("accept-fork", id, backup, strconv.FormatBool(again))
 }
 
-func (f *fake) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
+func (f *fake) RefusedReports(context.Context, model.Caller) ([]api.RefusedReport, error) {
 	at := time.Unix(1000, 0).UTC()
 	return []api.RefusedReport{{
 		Number: 7, ID: "j-7", Type: "holdfast.backup.failed", Time: at, InstanceID: "phone-1", TaskID: "t", JobID: "j", Refused: at, Reason: "410 Gone",
 	}}, f.note("refused")
 }
 
-func (f *fake) RetryReport(_ context.Context, _ api.Caller, n uint64) error {
+func (f *fake) RetryReport(_ context.Context, _ model.Caller, n uint64) error {
 	return f.note("retry", strconv.FormatUint(n, 10))
 }
 
-func (f *fake) GiveUpReport(_ context.Context, _ api.Caller, n uint64) error {
+func (f *fake) GiveUpReport(_ context.Context, _ model.Caller, n uint64) error {
 	return f.note("give up", strconv.FormatUint(n, 10))
 }
 
-func (f *fake) DropReport(_ context.Context, _ api.Caller, n uint64) error {
+func (f *fake) DropReport(_ context.Context, _ model.Caller, n uint64) error {
 	if n == 8 {
 		return api.UnknownReport("8")
 	}
 	return f.note("drop", strconv.FormatUint(n, 10))
 }
 
-func (f *fake) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
+func (f *fake) Kept(context.Context, model.Caller) ([]api.KeptContent, error) {
 	at := time.Unix(1000, 0).UTC()
 	return []api.KeptContent{{
 		InstanceID: "phone-1", JobID: "j-1", Since: at, Seconds: 60, Left: 3600, Files: 3, Bytes: 4, Newest: at, KnownBackup: "b1", ReplacedBy: "b2",
@@ -218,15 +221,15 @@ func (f *fake) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
 	}}, f.note("kept")
 }
 
-func (f *fake) PutBack(_ context.Context, _ api.Caller, id, job string) (api.TaskAnswer, error) {
-	return api.TaskAnswer{TaskID: "task-p", Jobs: []api.JobRef{{InstanceID: id, JobID: "job-p"}}}, f.note("put back", id, job)
+func (f *fake) PutBack(_ context.Context, _ model.Caller, id, job string) (api.TaskAnswer, error) {
+	return api.TaskAnswer{TaskID: "task-p", Jobs: []model.JobRef{{Instance: id, Job: "job-p"}}}, f.note("put back", id, job)
 }
 
-func (f *fake) RemoveKept(_ context.Context, _ api.Caller, id, job string) error {
+func (f *fake) RemoveKept(_ context.Context, _ model.Caller, id, job string) error {
 	return f.note("remove kept", id, job)
 }
 
-func (f *fake) Throttle(context.Context, api.Caller) (api.Throttle, error) {
+func (f *fake) Throttle(context.Context, model.Caller) (api.Throttle, error) {
 	if err := f.note("throttle"); err != nil {
 		return api.Throttle{}, err
 	}
@@ -247,7 +250,7 @@ func (f *fake) Throttle(context.Context, api.Caller) (api.Throttle, error) {
 	return t, nil
 }
 
-func (f *fake) SetThrottle(ctx context.Context, c api.Caller, s api.ThrottleSetting) (api.Throttle, error) {
+func (f *fake) SetThrottle(ctx context.Context, c model.Caller, s api.ThrottleSetting) (api.Throttle, error) {
 	f.mu.Lock()
 	f.set = s
 	f.mu.Unlock()
@@ -261,26 +264,26 @@ func (f *fake) called() string {
 }
 
 // tokens is an Authenticator by table.
-var tokens = api.AuthFunc(func(_ context.Context, token string) (api.Caller, error) {
+var tokens = api.AuthFunc(func(_ context.Context, token string) (model.Caller, error) {
 	switch token {
 	case "t1":
-		return api.Caller{Tenant: "t1", User: "u1", Role: api.RoleTenant}, nil
+		return model.Caller{Tenant: "t1", User: "u1", Role: model.RoleTenant}, nil
 	case "t1-nouser":
-		return api.Caller{Tenant: "t1", Role: api.RoleTenant}, nil
+		return model.Caller{Tenant: "t1", Role: model.RoleTenant}, nil
 	case "t3-read":
-		return api.Caller{Tenant: "t3", Role: api.RoleReadOnly}, nil
+		return model.Caller{Tenant: "t3", Role: model.RoleReadOnly}, nil
 	case "plane":
-		return api.Caller{Role: api.RoleControlPlane}, nil
+		return model.Caller{Role: model.RoleControlPlane}, nil
 	case "ops":
-		return api.Caller{Role: api.RoleOperator}, nil
+		return model.Caller{Role: model.RoleOperator}, nil
 	case "nothing":
-		return api.Caller{Tenant: "t1", Role: "cleaner"}, nil
+		return model.Caller{Tenant: "t1", Role: "cleaner"}, nil
 	case "iam-down":
-		return api.Caller{}, api.ErrAuthUnavailable
+		return model.Caller{}, model.ErrAuthUnavailable
 	case "broken":
-		return api.Caller{}, io.ErrUnexpectedEOF
+		return model.Caller{}, io.ErrUnexpectedEOF
 	}
-	return api.Caller{}, api.ErrUnknownToken
+	return model.Caller{}, model.ErrUnknownToken
 })
 
 // bed is a handler behind a real TLS server.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+
+	"holdfast/agent/model"
 )
 
 // Forker is the part of a Service about backups that do not descend from each other.
@@ -12,7 +14,7 @@ type Forker interface {
 	// the one of that id, or with "" the last that this host made. It is
 	// refused where that one makes no fork, and where the fork is decided already for
 	// another backup, unless it is to be decided again. Done twice is no error.
-	AcceptFork(ctx context.Context, c Caller, instanceID, backup string, again bool) error
+	AcceptFork(ctx context.Context, c model.Caller, instanceID, backup string, again bool) error
 }
 
 // maxBackupID bounds the id of a backup in a request, bytes.
@@ -35,7 +37,7 @@ func (h *handler) acceptFork(q *request) (any, error) {
 		}
 		backup = values[0]
 	}
-	return h.onInstance(q, func(ctx context.Context, c Caller, id string) error {
+	return h.onInstance(q, func(ctx context.Context, c model.Caller, id string) error {
 		return h.service.AcceptFork(ctx, c, id, backup, again)
 	})
 }

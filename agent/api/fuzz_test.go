@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"holdfast/agent/api"
+	"holdfast/agent/model"
 )
 
 // recorder is a Service that accepts every command and keeps the last.
@@ -22,7 +23,7 @@ type recorder struct {
 	digest [32]byte
 }
 
-func (r *recorder) Backup(_ context.Context, _ api.Caller, _ string, d [32]byte, ids []string, _ time.Time) (api.TaskAnswer, error) {
+func (r *recorder) Backup(_ context.Context, _ model.Caller, _ string, d [32]byte, ids []string, _ time.Time) (api.TaskAnswer, error) {
 	r.ids, r.digest = ids, d
 	return api.TaskAnswer{TaskID: "t"}, nil
 }

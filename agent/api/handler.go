@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -51,10 +52,10 @@ type Exchange struct {
 	Start     time.Time
 	Duration  time.Duration
 	Method    string
-	Route     string // the pattern, such as /v1/instances/tasks/{task_id}; "" where none matched
-	Remote    string // address of the peer
-	RequestID string // "" where it was missing or had the wrong form
-	Caller    Caller // zero where nobody was found
+	Route     string       // the pattern, such as /v1/instances/tasks/{task_id}; "" where none matched
+	Remote    string       // address of the peer
+	RequestID string       // "" where it was missing or had the wrong form
+	Caller    model.Caller // zero where nobody was found
 	Instances []string
 	Task      string // that it made, or was about
 	Report    uint64 // that it was about; 0: none
@@ -78,7 +79,7 @@ type Options struct {
 	// Peer names the caller of the connection itself, by its certificate: it counts
 	// where no token is sent. An error (that wraps ErrUnknownToken or
 	// ErrAuthUnavailable) refuses the call, with or without a token. nil: tokens only.
-	Peer func(*http.Request) (c Caller, found bool, err error)
+	Peer func(*http.Request) (c model.Caller, found bool, err error)
 	// Refuse tells why no call of a Command route is taken now; its error
 	// is the answer. nil, or a nil error: such calls are taken.
 	Refuse func() *Error
@@ -94,7 +95,7 @@ type handler struct {
 	log     *slog.Logger
 	observe func(Exchange)
 	audit   func(Exchange)
-	peer    func(*http.Request) (Caller, bool, error)
+	peer    func(*http.Request) (model.Caller, bool, error)
 	refuses func() *Error
 	mux     *http.ServeMux
 
@@ -142,7 +143,7 @@ var contractRoutes = []route{
 type request struct {
 	w        *response
 	r        *http.Request
-	caller   Caller
+	caller   model.Caller
 	id       string // x-request-id
 	streamed bool   // do has written the answer itself
 	seen     *Exchange
@@ -362,21 +363,21 @@ func (h *handler) admit(q *request, need access) error {
 	if q.caller, err = h.identify(q); err != nil {
 		return err
 	}
-	if !h.callers.take(q.caller.key(), q.seen.Start) {
+	if !h.callers.take(allowanceOf(q.caller), q.seen.Start) {
 		return tooOften()
 	}
-	if !q.caller.may(need) {
+	if !may(q.caller, need) {
 		return Refuse(CodeNoPermission, "the role %s may not make this call", Quote(string(q.caller.Role)))
 	}
 	return nil
 }
 
 // identify tells who calls: whom the token says, or where there is none, whom the connection says.
-func (h *handler) identify(q *request) (Caller, error) {
+func (h *handler) identify(q *request) (model.Caller, error) {
 	if h.peer != nil {
 		c, found, err := h.peer(q.r)
 		if err != nil {
-			return Caller{}, h.notKnown(q, err)
+			return model.Caller{}, h.notKnown(q, err)
 		}
 		if found && len(q.r.Header.Values(headerToken)) == 0 {
 			return c, nil
@@ -384,14 +385,14 @@ func (h *handler) identify(q *request) (Caller, error) {
 	}
 	token, err := oneHeader(q.r.Header, headerToken, CodeNoHeader)
 	if err != nil {
-		return Caller{}, err
+		return model.Caller{}, err
 	}
 	if len(token) > MaxTokenBytes {
-		return Caller{}, h.notKnown(q, ErrUnknownToken)
+		return model.Caller{}, h.notKnown(q, model.ErrUnknownToken)
 	}
 	c, err := h.auth.Authenticate(context.WithValue(q.r.Context(), addressKey{}, host(q.r)), token)
 	if err != nil {
-		return Caller{}, h.notKnown(q, err)
+		return model.Caller{}, h.notKnown(q, err)
 	}
 	c.Via = "token"
 	return c, nil
@@ -400,11 +401,11 @@ func (h *handler) identify(q *request) (Caller, error) {
 // notKnown is the answer to an unknown caller, or a caller that can't be checked.
 func (h *handler) notKnown(q *request, err error) error {
 	switch {
-	case errors.Is(err, ErrUnknownToken):
+	case errors.Is(err, model.ErrUnknownToken):
 		return Refuse(CodeNoTenant, "x-auth-token: not valid, or its tenant does not exist")
-	case errors.Is(err, ErrAuthTooOften): // no line in the log: whoever tries tokens would fill it
+	case errors.Is(err, model.ErrAuthTooOften): // no line in the log: whoever tries tokens would fill it
 		return tooOften()
-	case errors.Is(err, ErrAuthUnavailable):
+	case errors.Is(err, model.ErrAuthUnavailable):
 		ref := newID()
 		q.seen.Reference = ref
 		h.log.Warn("caller not checked", "reference", ref, "request_id", q.id, "route", q.seen.Route, "error", err.Error())
@@ -415,14 +416,15 @@ func (h *handler) notKnown(q *request, err error) error {
 	return err
 }
 
-func (c Caller) may(need access) bool {
+// may tells whether a caller may make a call that needs the access.
+func may(c model.Caller, need access) bool {
 	switch need {
 	case toOperate:
-		return c.Role == RoleOperator
+		return c.Role == model.RoleOperator
 	case toCommand:
 		return c.Commands()
 	default:
-		return c.Commands() || c.Role == RoleReadOnly
+		return c.Commands() || c.Role == model.RoleReadOnly
 	}
 }
 

@@ -6,22 +6,24 @@ import (
 	"net/url"
 	"regexp"
 	"time"
+
+	"holdfast/agent/model"
 )
 
 // Keeper is the part of a Service about content that restores have replaced, and that is kept.
 // job names the restore that has replaced it; "" is the only one of the instance.
 type Keeper interface {
 	// Kept lists the kept content, the oldest first.
-	Kept(ctx context.Context, c Caller) ([]KeptContent, error)
+	Kept(ctx context.Context, c model.Caller) ([]KeptContent, error)
 	// PutBack accepts a task that exchanges the volumes of the instance with its kept content.
 	// It is refused while the instance has a job; that the instance runs shows in the job.
-	PutBack(ctx context.Context, c Caller, instanceID, job string) (TaskAnswer, error)
+	PutBack(ctx context.Context, c model.Caller, instanceID, job string) (TaskAnswer, error)
 	// RemoveKept removes kept content. Trees that can't be removed yet are removed later.
-	RemoveKept(ctx context.Context, c Caller, instanceID, job string) error
+	RemoveKept(ctx context.Context, c model.Caller, instanceID, job string) error
 }
 
 // KeptContent is the content that one restore has replaced of an instance, and that is kept. Times
-// are UTC.
+// are UTC. The record of the content (model.Aside) counts by the journal's clock.
 type KeptContent struct {
 	InstanceID string    `json:"instance_id"`
 	JobID      string    `json:"job_id"` // that has replaced it

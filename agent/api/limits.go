@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"holdfast/agent/model"
 )
 
 // Limits on how often and how much a caller asks.
@@ -82,8 +84,8 @@ func (s *streams) enter(key string) (leave func(), err error) {
 	}, nil
 }
 
-// key names a caller for its limits.
-func (c Caller) key() string {
+// allowanceOf names a caller for its limits.
+func allowanceOf(c model.Caller) string {
 	return fmt.Sprintf("%s\x00%s\x00%s\x00%s", c.Role, c.Tenant, c.User, c.Via)
 }
 

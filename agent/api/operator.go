@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"holdfast/agent/model"
 )
 
 // eventWriteTimeout bounds how long one event may take to leave: a reader that stands still for
@@ -127,7 +129,7 @@ func (h *handler) cancel(q *request) (any, error) {
 func (h *handler) release(q *request) (any, error) { return h.onInstance(q, h.service.Release) }
 func (h *handler) resume(q *request) (any, error)  { return h.onInstance(q, h.service.Resume) }
 
-func (h *handler) onInstance(q *request, do func(context.Context, Caller, string) error) (any, error) {
+func (h *handler) onInstance(q *request, do func(context.Context, model.Caller, string) error) (any, error) {
 	id := q.r.PathValue("instance_id")
 	if !instancePattern.MatchString(id) {
 		return nil, badID("instance_id", id)
@@ -155,7 +157,7 @@ func (h *handler) events(q *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	leave, err := h.streams.enter(q.caller.key())
+	leave, err := h.streams.enter(allowanceOf(q.caller))
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/model"
 )
 
 // newSocket serves the operator handler on a unix socket.
@@ -127,7 +128,7 @@ func TestClientWatch(t *testing.T) {
 	f, c, _, stop := newSocket(t)
 	events := []api.Event{
 		{Time: time.Unix(1, 5).UTC(), Type: api.EventStage, TaskID: "task-t1", JobID: "job-1", Stage: "freeze"},
-		{Time: time.Unix(2, 0).UTC(), Type: api.EventProgress, TaskID: "task-t1", Progress: &api.Progress{BytesRead: 1 << 40}},
+		{Time: time.Unix(2, 0).UTC(), Type: api.EventProgress, TaskID: "task-t1", Progress: &model.Progress{BytesRead: 1 << 40}},
 		{Time: time.Unix(3, 0).UTC(), Type: api.EventWarning, TaskID: "task-t1", Message: "line\nbreak \x1b[31m"},
 		{Time: time.Unix(4, 0).UTC(), Type: api.EventEnded, TaskID: "task-t1", Status: api.StatusSuccess, BackupID: "b"},
 	}
@@ -349,17 +350,17 @@ func (d *discard) WriteHeader(status int)      { d.status = status }
 
 func TestCaller(t *testing.T) {
 	for _, tt := range []struct {
-		c             api.Caller
+		c             model.Caller
 		own, all, cmd bool
 	}{
-		{api.Caller{Tenant: "t", Role: api.RoleTenant}, true, false, true},
-		{api.Caller{Role: api.RoleTenant}, false, false, true},
-		{api.Caller{Tenant: "t", Role: api.RoleControlPlane}, true, false, true},
-		{api.Caller{Role: api.RoleControlPlane}, true, true, true},
-		{api.Caller{Role: api.RoleOperator}, true, true, true},
-		{api.Caller{Role: api.RoleReadOnly}, true, true, false},
-		{api.Caller{}, false, false, false},
-		{api.Caller{Tenant: "u", Role: api.RoleReadOnly}, false, false, false},
+		{model.Caller{Tenant: "t", Role: model.RoleTenant}, true, false, true},
+		{model.Caller{Role: model.RoleTenant}, false, false, true},
+		{model.Caller{Tenant: "t", Role: model.RoleControlPlane}, true, false, true},
+		{model.Caller{Role: model.RoleControlPlane}, true, true, true},
+		{model.Caller{Role: model.RoleOperator}, true, true, true},
+		{model.Caller{Role: model.RoleReadOnly}, true, true, false},
+		{model.Caller{}, false, false, false},
+		{model.Caller{Tenant: "u", Role: model.RoleReadOnly}, false, false, false},
 	} {
 		if tt.c.Sees("t") != tt.own || tt.c.SeesAll() != tt.all || tt.c.Commands() != tt.cmd || tt.c.Sees("") && !tt.all {
 			t.Errorf("%+v: sees %v, all %v, commands %v", tt.c, tt.c.Sees("t"), tt.c.SeesAll(), tt.c.Commands())

@@ -7,6 +7,8 @@ import (
 	"net/http"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/agent/model"
 )
 
 type peerKey struct{}
@@ -32,8 +34,8 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 
 // operator is the caller at the socket. That it could open the socket makes
 // it an operator; the kernel says which process it is, for the audit.
-func operator(r *http.Request) Caller {
-	c := Caller{Role: RoleOperator, Via: "socket"}
+func operator(r *http.Request) model.Caller {
+	c := model.Caller{Role: model.RoleOperator, Via: "socket"}
 	if cred, ok := r.Context().Value(peerKey{}).(*unix.Ucred); ok {
 		c.Via = fmt.Sprintf("uid %d pid %d", cred.Uid, cred.Pid)
 	}

@@ -11,18 +11,19 @@ import (
 	"testing"
 
 	"holdfast/agent/api"
+	"holdfast/agent/model"
 )
 
 // Without a token the caller is the process that the connection
 // names, and a process that was shut out stays out with any token.
 func TestPeer(t *testing.T) {
 	var seen api.Exchange
-	var peer api.Caller
+	var peer model.Caller
 	var found bool
 	var fault error
 	h := api.NewHandler(newFake(), tokens, api.Options{
 		Observe: func(e api.Exchange) { seen = e },
-		Peer:    func(*http.Request) (api.Caller, bool, error) { return peer, found, fault },
+		Peer:    func(*http.Request) (model.Caller, bool, error) { return peer, found, fault },
 	})
 	call := func(token string) string {
 		r := httptest.NewRequest(http.MethodPost, "/v1/instances/backup", strings.NewReader(`{"instance_id":"phone-9"}`))
@@ -33,10 +34,10 @@ func TestPeer(t *testing.T) {
 		h.ServeHTTP(httptest.NewRecorder(), r)
 		return seen.Code
 	}
-	by := api.Caller{Role: api.RoleControlPlane, Via: "certificate plane"}
+	by := model.Caller{Role: model.RoleControlPlane, Via: "certificate plane"}
 	for _, tt := range []struct {
 		name  string
-		peer  api.Caller
+		peer  model.Caller
 		found bool
 		err   error
 		token string
@@ -46,11 +47,11 @@ func TestPeer(t *testing.T) {
 		{"certificate", by, true, nil, "", api.CodeOK, "certificate plane"},
 		{"certificate and a tenant's token", by, true, nil, "t1", api.CodeNoPermission, "token"},
 		{"certificate and an empty token", by, true, nil, " ", api.CodeNoHeader, ""},
-		{"certificate of a reader", api.Caller{Role: api.RoleReadOnly, Via: "certificate r"}, true, nil, "", api.CodeNoPermission, "certificate r"},
-		{"nobody's certificate", api.Caller{}, false, nil, "", api.CodeNoHeader, ""},
-		{"nobody's certificate, a token", api.Caller{}, false, nil, "ops", api.CodeOK, "token"},
-		{"revoked", api.Caller{}, false, fmt.Errorf("revoked: %w", api.ErrUnknownToken), "ops", api.CodeNoTenant, ""},
-		{"revocation unknown", api.Caller{}, false, api.ErrAuthUnavailable, "ops", api.CodeAuthAway, ""},
+		{"certificate of a reader", model.Caller{Role: model.RoleReadOnly, Via: "certificate r"}, true, nil, "", api.CodeNoPermission, "certificate r"},
+		{"nobody's certificate", model.Caller{}, false, nil, "", api.CodeNoHeader, ""},
+		{"nobody's certificate, a token", model.Caller{}, false, nil, "ops", api.CodeOK, "token"},
+		{"revoked", model.Caller{}, false, fmt.Errorf("revoked: %w", model.ErrUnknownToken), "ops", api.CodeNoTenant, ""},
+		{"revocation unknown", model.Caller{}, false, model.ErrAuthUnavailable, "ops", api.CodeAuthAway, ""},
 	} {
 		peer, found, fault = tt.peer, tt.found, tt.err
 		if code := call(tt.token); code != tt.code || seen.Caller.Via != tt.via {
@@ -74,7 +75,7 @@ func TestPeerOfTheSocket(t *testing.T) {
 	if err := api.NewClient(path).Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if e := <-seen; e.Caller.Via != fmt.Sprintf("uid %d pid %d", os.Getuid(), os.Getpid()) || e.Caller.Role != api.RoleOperator {
+	if e := <-seen; e.Caller.Via != fmt.Sprintf("uid %d pid %d", os.Getuid(), os.Getpid()) || e.Caller.Role != model.RoleOperator {
 		t.Errorf("%+v", e.Caller)
 	}
 }

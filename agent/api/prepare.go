@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+
+	"holdfast/agent/model"
 )
 
 // Preparer is the part of a Service that brings instances back to this host.
@@ -11,12 +13,12 @@ type Preparer interface {
 	// Prepare accepts one command to restore all of instanceIDs or none, by the
 	// rules of Service.Backup. The statuses are of the moment: the same request,
 	// sent again, gives the same task with the statuses of its own moment.
-	Prepare(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string) (PrepareAnswer, error)
+	Prepare(ctx context.Context, c model.Caller, requestID string, digest [32]byte, instanceIDs []string) (PrepareAnswer, error)
 	// PrepareProgress tells how far an instance is from being ready.
-	PrepareProgress(ctx context.Context, c Caller, instanceID string) (PrepareProgress, error)
+	PrepareProgress(ctx context.Context, c model.Caller, instanceID string) (PrepareProgress, error)
 	// Status tells for each of instanceIDs, in their order, one of the
 	// Instance constants. An instance that the caller may not see refuses all.
-	Status(ctx context.Context, c Caller, instanceIDs []string) ([]InstanceStatus, error)
+	Status(ctx context.Context, c model.Caller, instanceIDs []string) ([]InstanceStatus, error)
 }
 
 // What prepare says of an instance, as far as this agent has it: the contract

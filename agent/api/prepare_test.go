@@ -8,9 +8,10 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/model"
 )
 
-func (f *fake) Prepare(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
+func (f *fake) Prepare(ctx context.Context, c model.Caller, requestID string, digest [32]byte, ids []string) (api.PrepareAnswer, error) {
 	a, err := f.Backup(ctx, c, requestID, digest, ids, time.Time{})
 	if err != nil {
 		return api.PrepareAnswer{}, err
@@ -22,7 +23,7 @@ func (f *fake) Prepare(ctx context.Context, c api.Caller, requestID string, dige
 	return p, nil
 }
 
-func (f *fake) PrepareProgress(_ context.Context, c api.Caller, id string) (api.PrepareProgress, error) {
+func (f *fake) PrepareProgress(_ context.Context, c model.Caller, id string) (api.PrepareProgress, error) {
 	if err := f.note("prepare-progress", id); err != nil {
 		return api.PrepareProgress{}, err
 	}
@@ -32,7 +33,7 @@ func (f *fake) PrepareProgress(_ context.Context, c api.Caller, id string) (api.
 	return api.PrepareProgress{Status: api.ProgressQueued, WaitingCount: 3}, nil
 }
 
-func (f *fake) Status(_ context.Context, c api.Caller, ids []string) ([]api.InstanceStatus, error) {
+func (f *fake) Status(_ context.Context, c model.Caller, ids []string) ([]api.InstanceStatus, error) {
 	if err := f.note("status", strings.Join(ids, ",")); err != nil {
 		return nil, err
 	}

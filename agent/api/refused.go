@@ -5,21 +5,23 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"holdfast/agent/model"
 )
 
 // Refuser is the part of a Service about reports that the control plane does not take.
 type Refuser interface {
 	// RefusedReports lists the reports that were refused for good and, of the reports that
 	// wait for their acknowledgement, the oldest of each instance; each kind oldest first.
-	RefusedReports(ctx context.Context, c Caller) ([]RefusedReport, error)
+	RefusedReports(ctx context.Context, c model.Caller) ([]RefusedReport, error)
 	// GiveUpReport takes a waiting report out of its line, as if the control plane had refused it.
-	GiveUpReport(ctx context.Context, c Caller, number uint64) error
+	GiveUpReport(ctx context.Context, c model.Caller, number uint64) error
 	// RetryReport sends one again, with the id that it had. An
 	// instance that is held for it goes on when it is acknowledged.
-	RetryReport(ctx context.Context, c Caller, number uint64) error
+	RetryReport(ctx context.Context, c model.Caller, number uint64) error
 	// DropReport forgets one: the control plane never gets it. It is
 	// refused while an instance is held for the report.
-	DropReport(ctx context.Context, c Caller, number uint64) error
+	DropReport(ctx context.Context, c model.Caller, number uint64) error
 }
 
 // RefusedReport is a report that the control plane refused for
@@ -59,7 +61,7 @@ func (h *handler) giveUpReport(q *request) (any, error) {
 	return h.onReport(q, h.service.GiveUpReport)
 }
 
-func (h *handler) onReport(q *request, do func(context.Context, Caller, uint64) error) (any, error) {
+func (h *handler) onReport(q *request, do func(context.Context, model.Caller, uint64) error) (any, error) {
 	text := q.r.PathValue("number")
 	number, err := strconv.ParseUint(text, 10, 63)
 	if err != nil || number == 0 {

@@ -21,6 +21,7 @@ const headerLastEvent = "Last-Event-ID"
 
 // ReportEvent is the content of one report to the control plane. Its number, Seq, grows
 // over the journal's life and is the id of the server-sent event; its type is the event's.
+// The event (model.Event) also names its tenant, by which the Service picks the readers.
 type ReportEvent struct {
 	Seq uint64 `json:"seq"`
 	// as in reports, such as holdfast.backup.completed; ReportGap; "" keeps the line alive
@@ -43,7 +44,7 @@ func (h *handler) reports(q *request) (any, error) {
 		}
 		after = &n
 	}
-	leave, err := h.streams.enter(q.caller.key())
+	leave, err := h.streams.enter(allowanceOf(q.caller))
 	if err != nil {
 		return nil, err
 	}

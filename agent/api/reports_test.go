@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/model"
 )
 
 // Events go out as server-sent events that any reader of them takes.
@@ -22,7 +23,7 @@ func TestReports(t *testing.T) {
 	f, c, _, _ := newSocket(t)
 	var asked *uint64
 	play := func(err error, events ...api.ReportEvent) {
-		f.reports = func(_ context.Context, _ api.Caller, after *uint64, send func(api.ReportEvent) error) error {
+		f.reports = func(_ context.Context, _ model.Caller, after *uint64, send func(api.ReportEvent) error) error {
 			asked = after
 			for _, e := range events {
 				if err := send(e); err != nil {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/obs"
 )
 
@@ -22,10 +23,10 @@ const (
 // Throttler is the part of a Service that bounds the traffic of the host's store.
 type Throttler interface {
 	// Throttle tells which limits hold now, and why.
-	Throttle(ctx context.Context, c Caller) (Throttle, error)
+	Throttle(ctx context.Context, c model.Caller) (Throttle, error)
 	// SetThrottle replaces the operator's limits by s, for calls under way too, until the agent
 	// ends. The configuration gives the limits that s leaves out. It returns the limits in force.
-	SetThrottle(ctx context.Context, c Caller, s ThrottleSetting) (Throttle, error)
+	SetThrottle(ctx context.Context, c model.Caller, s ThrottleSetting) (Throttle, error)
 }
 
 // Where a limit comes from.

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"regexp"
 	"time"
+
+	"holdfast/agent/model"
 )
 
 // WaysOut is the part of a Service by which an operator
@@ -14,15 +16,15 @@ import (
 type WaysOut interface {
 	// PrepareFrom is Prepare for an operator, and restores the backup of that id instead
 	// of the newest; "" is the newest. With an id the command is for one instance.
-	PrepareFrom(ctx context.Context, c Caller, requestID string, digest [32]byte, instanceIDs []string, backupID string) (PrepareAnswer, error)
+	PrepareFrom(ctx context.Context, c model.Caller, requestID string, digest [32]byte, instanceIDs []string, backupID string) (PrepareAnswer, error)
 	// Loss tells which backups of the instance this host knows and the store lacks.
-	Loss(ctx context.Context, c Caller, instanceID string) (Loss, error)
+	Loss(ctx context.Context, c model.Caller, instanceID string) (Loss, error)
 	// AcceptLoss accepts a loss that Loss told of, so that the newest backup in the store
 	// counts from now on. It is refused where the loss is another than the confirmed one.
-	AcceptLoss(ctx context.Context, c Caller, instanceID string, confirmed LossConfirmed) (Loss, error)
+	AcceptLoss(ctx context.Context, c model.Caller, instanceID string, confirmed LossConfirmed) (Loss, error)
 	// Abandon gives up the unfinished job of that id, and leaves the instance as it is. It is
 	// refused where the job has another way out, or is not the job of the instance.
-	Abandon(ctx context.Context, c Caller, instanceID, jobID string) (Abandoned, error)
+	Abandon(ctx context.Context, c model.Caller, instanceID, jobID string) (Abandoned, error)
 }
 
 // Loss lists the backups of an instance that this host knows and the store does not have.

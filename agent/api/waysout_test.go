@@ -8,16 +8,17 @@ import (
 	"testing"
 
 	"holdfast/agent/api"
+	"holdfast/agent/model"
 )
 
-func (f *fake) PrepareFrom(ctx context.Context, c api.Caller, requestID string, digest [32]byte, ids []string, backup string) (api.PrepareAnswer, error) {
+func (f *fake) PrepareFrom(ctx context.Context, c model.Caller, requestID string, digest [32]byte, ids []string, backup string) (api.PrepareAnswer, error) {
 	if err := f.note("prepare-from", backup); err != nil {
 		return api.PrepareAnswer{}, err
 	}
 	return f.Prepare(ctx, c, requestID, digest, ids)
 }
 
-func (f *fake) Loss(_ context.Context, c api.Caller, id string) (api.Loss, error) {
+func (f *fake) Loss(_ context.Context, c model.Caller, id string) (api.Loss, error) {
 	if err := f.note("loss", id); err != nil {
 		return api.Loss{}, err
 	}
@@ -27,7 +28,7 @@ func (f *fake) Loss(_ context.Context, c api.Caller, id string) (api.Loss, error
 	return api.Loss{InstanceID: id, Lost: []api.KnownBackup{{BackupID: "b-2", Sequence: 2}}, Newest: &api.KnownBackup{BackupID: "b-1", Sequence: 1}}, nil
 }
 
-func (f *fake) AcceptLoss(ctx context.Context, c api.Caller, id string, confirmed api.LossConfirmed) (api.Loss, error) {
+func (f *fake) AcceptLoss(ctx context.Context, c model.Caller, id string, confirmed api.LossConfirmed) (api.Loss, error) {
 	l, err := f.Loss(ctx, c, id)
 	if err == nil && slices.Contains(confirmed.Lost, "b-3") {
 		return api.Loss{}, api.Refuse(api.CodeParameter, "the loss is another one")
@@ -36,7 +37,7 @@ func (f *fake) AcceptLoss(ctx context.Context, c api.Caller, id string, confirme
 	return l, err
 }
 
-func (f *fake) Abandon(_ context.Context, _ api.Caller, id, job string) (api.Abandoned, error) {
+func (f *fake) Abandon(_ context.Context, _ model.Caller, id, job string) (api.Abandoned, error) {
 	if job == "j-other" {
 		return api.Abandoned{}, api.Refuse(api.CodeParameter, "job_id: not the job of %s", api.Quote(id))
 	}

@@ -3,8 +3,8 @@
 // The API asks an Authenticator on every call. Static answers from a file of hashed
 // tokens, IAM from Keystone v3; Chain asks several.
 //
-// Package agent adapts an Authenticator to the interface that agent/api consumes; the two
-// packages are of one level and do not know each other. Each look-up at IAM runs on a
+// Package agent gives an Authenticator to agent/api; the two packages are of one level and do
+// not know each other, and callers and roles are the types of agent/model. Each look-up at IAM runs on a
 // goroutine of its own, which ends within IAMOptions.Timeout and may outlive the call that
 // began it. The package writes nothing.
 package auth
@@ -16,44 +16,15 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
-)
 
-// Role is the set of a caller's permissions.
-type Role string
-
-// The roles, as they stand in files.
-const (
-	// commands and sees; its own tenant, or all where it has none
-	RoleControlPlane Role = "control-plane"
-	RoleOperator     Role = "operator"  // everything, for every tenant
-	RoleReadOnly     Role = "read-only" // sees; its own tenant, or all where it has none
-	RoleTenant       Role = "tenant"    // commands and sees only its own tenant's instances
-)
-
-// Caller is the holder of a token.
-type Caller struct {
-	Tenant string // "" is every tenant; never "" for RoleTenant
-	User   string // "" where the token names no user
-	Role   Role
-}
-
-// Failures of Authenticate.
-var (
-	// ErrUnknownToken says that nobody has this token, or that it has expired or was revoked.
-	ErrUnknownToken = errors.New("unknown token")
-	// ErrUnavailable says that tokens can't be checked now. It never lets a caller in:
-	// the API refuses a caller that can't be checked, and the caller may try again.
-	ErrUnavailable = errors.New("tokens cannot be checked")
-	// ErrTooOften says that so many unknown tokens were asked about, over all or from
-	// one address, that this one is not. It may be right, and tried again later.
-	ErrTooOften = errors.New("too many unknown tokens")
+	"holdfast/agent/model"
 )
 
 // Authenticator returns the holder of a token, or ErrUnknownToken, ErrUnavailable or
 // ErrTooOften (wrapped, with the reason; never with the token). It may be called from
 // many goroutines at the same time, and returns early when ctx ends.
 type Authenticator interface {
-	Authenticate(ctx context.Context, token string) (Caller, error)
+	Authenticate(ctx context.Context, token string) (model.Caller, error)
 }
 
 // Chain asks one after the other until one knows the token. When none does, and one
@@ -61,21 +32,21 @@ type Authenticator interface {
 type Chain []Authenticator
 
 // Authenticate returns the holder of the token.
-func (c Chain) Authenticate(ctx context.Context, token string) (Caller, error) {
+func (c Chain) Authenticate(ctx context.Context, token string) (model.Caller, error) {
 	var unavailable error
 	for _, a := range c {
 		caller, err := a.Authenticate(ctx, token)
 		switch {
 		case err == nil:
 			return caller, nil
-		case !errors.Is(err, ErrUnknownToken):
+		case !errors.Is(err, model.ErrUnknownToken):
 			unavailable = errors.Join(unavailable, err)
 		}
 	}
 	if unavailable != nil {
-		return Caller{}, unavailable
+		return model.Caller{}, unavailable
 	}
-	return Caller{}, ErrUnknownToken
+	return model.Caller{}, model.ErrUnknownToken
 }
 
 // hashPrefix names the hash in files, so that another can come beside it.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/agent/auth"
+	"holdfast/agent/model"
 )
 
 // A flood of made-up tokens reaches IAM only as often as is configured, a quarter of that
@@ -43,7 +44,7 @@ func TestMadeUpTokensAreBounded(t *testing.T) {
 		// A hundred a second for a hundred seconds, from one address.
 		for second := range 100 {
 			for range 100 {
-				if err := try("198.51.100.7", "made-up"); !errors.Is(err, auth.ErrUnknownToken) && !errors.Is(err, auth.ErrTooOften) {
+				if err := try("198.51.100.7", "made-up"); !errors.Is(err, model.ErrUnknownToken) && !errors.Is(err, model.ErrAuthTooOften) {
 					t.Fatal(err)
 				}
 			}
@@ -117,7 +118,7 @@ func TestAccountChanges(t *testing.T) {
 		}
 	}
 	fault = errors.New("mode 0644 lets others read it")
-	if err := look("three"); !errors.Is(err, auth.ErrUnavailable) {
+	if err := look("three"); !errors.Is(err, model.ErrAuthUnavailable) {
 		t.Errorf("a file that is no good: %v", err)
 	}
 	if err := look("one-1"); err != nil {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -102,7 +103,7 @@ type IAM struct {
 
 // verdict is IAM's answer about a token.
 type verdict struct {
-	caller Caller
+	caller model.Caller
 	err    error // ErrUnknownToken, wrapped, or nil
 	until  time.Time
 }
@@ -114,11 +115,11 @@ func NewIAM(o IAMOptions) (*IAM, error) {
 		return nil, fmt.Errorf("IAM: %q is no URL of the form https://host/v3", o.URL)
 	}
 	for name, r := range o.Roles {
-		if r.Role != RoleControlPlane && r.Role != RoleOperator && r.Role != RoleReadOnly {
-			return nil, fmt.Errorf("IAM: the role %q is mapped to %q, which is none of %s, %s, %s", name, r.Role, RoleControlPlane, RoleOperator, RoleReadOnly)
+		if r.Role != model.RoleControlPlane && r.Role != model.RoleOperator && r.Role != model.RoleReadOnly {
+			return nil, fmt.Errorf("IAM: the role %q is mapped to %q, which is none of %s, %s, %s", name, r.Role, model.RoleControlPlane, model.RoleOperator, model.RoleReadOnly)
 		}
-		if r.Role == RoleOperator && r.Project == "" && r.Domain == "" {
-			return nil, fmt.Errorf("IAM: the role %q is mapped to %s without a project or a domain", name, RoleOperator)
+		if r.Role == model.RoleOperator && r.Project == "" && r.Domain == "" {
+			return nil, fmt.Errorf("IAM: the role %q is mapped to %s without a project or a domain", name, model.RoleOperator)
 		}
 	}
 	if o.Now == nil {
@@ -152,9 +153,9 @@ func NewIAM(o IAMOptions) (*IAM, error) {
 }
 
 // Authenticate returns the holder of the token.
-func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
+func (a *IAM) Authenticate(ctx context.Context, token string) (model.Caller, error) {
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return Caller{}, fmt.Errorf("%w: it has characters that no token has", ErrUnknownToken)
+		return model.Caller{}, fmt.Errorf("%w: it has characters that no token has", model.ErrUnknownToken)
 	}
 	key := sha256.Sum256([]byte(token))
 	if v, ok := a.remembered(key); ok {
@@ -173,7 +174,7 @@ func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 		if contain.Of(err) != nil {
 			a.o.Panicked(err)
 		}
-		if errors.Is(err, ErrTooOften) {
+		if errors.Is(err, model.ErrAuthTooOften) {
 			a.o.Observe(LookupNotAsked)
 			return nil, err
 		}
@@ -191,19 +192,19 @@ func (a *IAM) Authenticate(ctx context.Context, token string) (Caller, error) {
 	})
 	select {
 	case r := <-result:
-		if errors.Is(r.Err, ErrTooOften) {
-			return Caller{}, r.Err
+		if errors.Is(r.Err, model.ErrAuthTooOften) {
+			return model.Caller{}, r.Err
 		}
 		if r.Err != nil {
-			return Caller{}, fmt.Errorf("%w: IAM at %s: %w", ErrUnavailable, a.o.URL, r.Err)
+			return model.Caller{}, fmt.Errorf("%w: IAM at %s: %w", model.ErrAuthUnavailable, a.o.URL, r.Err)
 		}
 		v, ok := r.Val.(verdict)
 		if !ok { // the look-up was left without a result
-			return Caller{}, fmt.Errorf("%w: the look-up did not end", ErrUnavailable)
+			return model.Caller{}, fmt.Errorf("%w: the look-up did not end", model.ErrAuthUnavailable)
 		}
 		return v.caller, v.err
 	case <-ctx.Done():
-		return Caller{}, fmt.Errorf("%w: %w", ErrUnavailable, context.Cause(ctx))
+		return model.Caller{}, fmt.Errorf("%w: %w", model.ErrAuthUnavailable, context.Cause(ctx))
 	}
 }
 
@@ -251,7 +252,7 @@ func (a *IAM) Forget() {
 func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 	address := addressOf(ctx)
 	if !a.budget.allows(address) {
-		return verdict{}, ErrTooOften // a caller that tries tokens keeps no other waiting
+		return verdict{}, model.ErrAuthTooOften // a caller that tries tokens keeps no other waiting
 	}
 	if err := a.lookups.Acquire(ctx, 1); err != nil {
 		return verdict{}, errors.New("too many look-ups are under way")
@@ -259,7 +260,7 @@ func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 	defer a.lookups.Release(1)
 	giveBack, ok := a.budget.take(address)
 	if !ok {
-		return verdict{}, ErrTooOften
+		return verdict{}, model.ErrAuthTooOften
 	}
 	defer func() {
 		if err == nil && v.err == nil && !v.until.IsZero() { // none after a panic
@@ -274,7 +275,7 @@ func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 	got := tokens.Get(ctx, client, token)
 	now := a.o.Now()
 	refused := func(why string) (verdict, error) {
-		return verdict{err: fmt.Errorf("%w: %s", ErrUnknownToken, why), until: now.Add(keepRefused)}, nil
+		return verdict{err: fmt.Errorf("%w: %s", model.ErrUnknownToken, why), until: now.Add(keepRefused)}, nil
 	}
 	switch {
 	case gophercloud.ResponseCodeIs(got.Err, http.StatusNotFound), a.o.Account == nil && gophercloud.ResponseCodeIs(got.Err, http.StatusUnauthorized):
@@ -294,7 +295,7 @@ func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 		return verdict{}, err
 	}
 	t := said.Token
-	c := Caller{User: t.User.ID, Role: a.role(&said)}
+	c := model.Caller{User: t.User.ID, Role: a.role(&said)}
 	switch {
 	case t.Project != nil:
 		c.Tenant = t.Project.ID
@@ -315,7 +316,7 @@ func (a *IAM) look(ctx context.Context, token string) (v verdict, err error) {
 
 // Mapping gives the holders of a role of IAM their permissions.
 type Mapping struct {
-	Role Role
+	Role model.Role
 	// Project, or Domain, is the id of the only project, or domain with its
 	// projects, whose tokens count; both may be empty, but for an operator, who
 	// sees every tenant: a role of any name may be given out in any account.
@@ -336,13 +337,13 @@ func (m Mapping) of(t *tokenAnswer) bool {
 	return (m.Project == "" || m.Project == project) && (m.Domain == "" || m.Domain == domain)
 }
 
-func (a *IAM) role(t *tokenAnswer) Role {
-	for _, want := range []Role{RoleControlPlane, RoleOperator, RoleReadOnly} {
+func (a *IAM) role(t *tokenAnswer) model.Role {
+	for _, want := range []model.Role{model.RoleControlPlane, model.RoleOperator, model.RoleReadOnly} {
 		if slices.ContainsFunc(t.Token.Roles, func(r roleAnswer) bool { return a.o.Roles[r.Name].Role == want && a.o.Roles[r.Name].of(t) }) {
 			return want
 		}
 	}
-	return RoleTenant
+	return model.RoleTenant
 }
 
 // provider returns the client for a look-up, with the token that authorises the look-up itself.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"holdfast/agent/auth"
+	"holdfast/agent/model"
 	"holdfast/internal/testbed"
 )
 
@@ -60,7 +61,7 @@ func TestIAM(t *testing.T) {
 			var mu sync.Mutex
 			outcomes := map[string]int{}
 			iam, err := auth.NewIAM(auth.IAMOptions{
-				URL: f.URL + "/v3", Account: given(account), Roles: map[string]auth.Mapping{"admin": {Role: auth.RoleControlPlane}},
+				URL: f.URL + "/v3", Account: given(account), Roles: map[string]auth.Mapping{"admin": {Role: model.RoleControlPlane}},
 				Now:     func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
 				Timeout: time.Minute, // Keystone is slow where the host is busy
 				Observe: func(outcome string) {
@@ -72,23 +73,23 @@ func TestIAM(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ask := func(token string) (auth.Caller, error) { return iam.Authenticate(t.Context(), token) }
+			ask := func(token string) (model.Caller, error) { return iam.Authenticate(t.Context(), token) }
 			token := map[string]string{}
 			for user, project := range map[string]string{"alice": "red", "bob": "blue", "plane": "blue"} {
 				token[user] = k.Token(user, user[:1], project)
 			}
-			for user, want := range map[string]auth.Caller{
-				"alice": {Tenant: red, User: alice, Role: auth.RoleTenant}, "bob": {Tenant: blue, User: bob, Role: auth.RoleTenant},
+			for user, want := range map[string]model.Caller{
+				"alice": {Tenant: red, User: alice, Role: model.RoleTenant}, "bob": {Tenant: blue, User: bob, Role: model.RoleTenant},
 			} {
 				if got, err := ask(token[user]); err != nil || got != want {
 					t.Errorf("%s: %+v, %v", user, got, err)
 				}
 			}
-			if got, err := ask(token["plane"]); err != nil || got.Role != auth.RoleControlPlane {
+			if got, err := ask(token["plane"]); err != nil || got.Role != model.RoleControlPlane {
 				t.Errorf("plane: %+v, %v", got, err)
 			}
 			for _, made := range []string{"made-up", "", token["alice"] + "x", token["alice"][:20], "a b", "\x00"} {
-				if _, err := ask(made); !errors.Is(err, auth.ErrUnknownToken) || made != "" && strings.Contains(err.Error(), made) {
+				if _, err := ask(made); !errors.Is(err, model.ErrUnknownToken) || made != "" && strings.Contains(err.Error(), made) {
 					t.Errorf("%q: %v", made, err)
 				}
 			}
@@ -100,14 +101,14 @@ func TestIAM(t *testing.T) {
 			// Remembered tokens pass while IAM is away, and no other token does.
 			f.away.Store(true)
 			fresh := k.Token("alice", "a", "red")
-			if _, err := ask(fresh); !errors.Is(err, auth.ErrUnavailable) || strings.Contains(err.Error(), fresh) {
+			if _, err := ask(fresh); !errors.Is(err, model.ErrAuthUnavailable) || strings.Contains(err.Error(), fresh) {
 				t.Errorf("IAM is away: %v", err)
 			}
 			if _, err := ask(token["bob"]); err != nil {
 				t.Errorf("IAM is away, and the token is known: %v", err)
 			}
 			ahead.Store(int64(6 * time.Minute))
-			if _, err := ask(token["bob"]); !errors.Is(err, auth.ErrUnavailable) {
+			if _, err := ask(token["bob"]); !errors.Is(err, model.ErrAuthUnavailable) {
 				t.Errorf("IAM is away for six minutes: %v", err)
 			}
 			f.away.Store(false)
@@ -117,11 +118,11 @@ func TestIAM(t *testing.T) {
 
 			k.Revoke(token["bob"])
 			ahead.Store(int64(12 * time.Minute))
-			if _, err := ask(token["bob"]); !errors.Is(err, auth.ErrUnknownToken) {
+			if _, err := ask(token["bob"]); !errors.Is(err, model.ErrUnknownToken) {
 				t.Errorf("revoked: %v", err)
 			}
 			calls = f.calls.Load()
-			if _, err := ask(token["bob"]); !errors.Is(err, auth.ErrUnknownToken) || f.calls.Load() != calls {
+			if _, err := ask(token["bob"]); !errors.Is(err, model.ErrUnknownToken) || f.calls.Load() != calls {
 				t.Errorf("refused again: %v, %d requests", err, f.calls.Load()-calls)
 			}
 
@@ -151,7 +152,7 @@ func TestIAM(t *testing.T) {
 			mu.Unlock()
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			if _, err := iam.Authenticate(ctx, k.Token("alice", "a", "red")); err != nil && !errors.Is(err, auth.ErrUnavailable) {
+			if _, err := iam.Authenticate(ctx, k.Token("alice", "a", "red")); err != nil && !errors.Is(err, model.ErrAuthUnavailable) {
 				t.Errorf("a caller that has hung up: %v", err)
 			}
 		})
@@ -176,7 +177,7 @@ func TestIAM(t *testing.T) {
 			t.Fatalf("a new token of %v: %v", life, err)
 		}
 		for end := time.Now().Add(life + 2*time.Minute); ; time.Sleep(100 * time.Millisecond) {
-			if _, err := iam.Authenticate(t.Context(), token); errors.Is(err, auth.ErrUnknownToken) {
+			if _, err := iam.Authenticate(t.Context(), token); errors.Is(err, model.ErrUnknownToken) {
 				return
 			} else if err != nil || time.Now().After(end) {
 				t.Fatalf("a token of %v: %v", life, err)
@@ -190,7 +191,7 @@ func TestIAM(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := iam.Authenticate(t.Context(), "whatever"); !errors.Is(err, auth.ErrUnavailable) {
+		if _, err := iam.Authenticate(t.Context(), "whatever"); !errors.Is(err, model.ErrAuthUnavailable) {
 			t.Errorf("%v", err)
 		}
 	})
@@ -198,7 +199,7 @@ func TestIAM(t *testing.T) {
 
 func TestIAMOptionsAreChecked(t *testing.T) {
 	for _, o := range []auth.IAMOptions{
-		{}, {URL: "iam.example.com"}, {URL: "https://iam", Roles: map[string]auth.Mapping{"a": {Role: "king"}}}, {URL: "https://iam", Roles: map[string]auth.Mapping{"a": {Role: auth.RoleTenant}}}, {URL: "https://iam", Roles: map[string]auth.Mapping{"a": {Role: auth.RoleOperator}}},
+		{}, {URL: "iam.example.com"}, {URL: "https://iam", Roles: map[string]auth.Mapping{"a": {Role: "king"}}}, {URL: "https://iam", Roles: map[string]auth.Mapping{"a": {Role: model.RoleTenant}}}, {URL: "https://iam", Roles: map[string]auth.Mapping{"a": {Role: model.RoleOperator}}},
 	} {
 		if _, err := auth.NewIAM(o); err == nil {
 			t.Errorf("%+v is taken", o)
@@ -208,23 +209,23 @@ func TestIAMOptionsAreChecked(t *testing.T) {
 
 // fixed is an Authenticator with one answer.
 type fixed struct {
-	caller auth.Caller
+	caller model.Caller
 	err    error
 }
 
-func (f fixed) Authenticate(context.Context, string) (auth.Caller, error) { return f.caller, f.err }
+func (f fixed) Authenticate(context.Context, string) (model.Caller, error) { return f.caller, f.err }
 
 func TestChainAsksUntilOneKnows(t *testing.T) {
-	unknown, away, known := fixed{err: auth.ErrUnknownToken}, fixed{err: auth.ErrUnavailable}, fixed{caller: auth.Caller{Role: auth.RoleOperator}}
+	unknown, away, known := fixed{err: model.ErrUnknownToken}, fixed{err: model.ErrAuthUnavailable}, fixed{caller: model.Caller{Role: model.RoleOperator}}
 	for _, c := range []struct {
 		chain auth.Chain
 		want  error
 	}{
 		{auth.Chain{unknown, known}, nil},
 		{auth.Chain{away, known}, nil},
-		{auth.Chain{away, unknown}, auth.ErrUnavailable},
-		{auth.Chain{unknown, unknown}, auth.ErrUnknownToken},
-		{auth.Chain{}, auth.ErrUnknownToken},
+		{auth.Chain{away, unknown}, model.ErrAuthUnavailable},
+		{auth.Chain{unknown, unknown}, model.ErrUnknownToken},
+		{auth.Chain{}, model.ErrUnknownToken},
 	} {
 		if _, err := c.chain.Authenticate(t.Context(), "x"); !errors.Is(err, c.want) || (c.want == nil) != (err == nil) {
 			t.Errorf("%v: %v", c.chain, err)

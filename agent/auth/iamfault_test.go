@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"holdfast/agent/auth"
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
 
@@ -73,79 +74,79 @@ var iamFaults = []struct {
 	{"a JSON type with a parameter", iamAnswer{kind: "application/json; charset=utf-8", body: goodToken}, nil},
 	{"its own token in the header", iamAnswer{header: [2]string{"X-Subject-Token", "the-token"}, body: goodToken}, nil},
 
-	{"unknown", iamAnswer{status: 404, body: keystoneError(404)}, auth.ErrUnknownToken},
-	{"unknown, by a cloud's own form", iamAnswer{status: 404, body: `{"error_code":"IAM.0004","error_msg":"x"}`}, auth.ErrUnknownToken},
-	{"expired", iamAnswer{body: strings.Replace(goodToken, "2999", "1999", 1)}, auth.ErrUnknownToken},
-	{"expired, in another zone", iamAnswer{body: strings.Replace(goodToken, "2999-01-01T00:00:00.000000Z", "1999-01-01T00:00:00+08:00", 1)}, auth.ErrUnknownToken},
-	{"of no project and no domain", iamAnswer{body: strings.Replace(goodToken, `"project":{"id":"p1"},`, "", 1)}, auth.ErrUnknownToken},
+	{"unknown", iamAnswer{status: 404, body: keystoneError(404)}, model.ErrUnknownToken},
+	{"unknown, by a cloud's own form", iamAnswer{status: 404, body: `{"error_code":"IAM.0004","error_msg":"x"}`}, model.ErrUnknownToken},
+	{"expired", iamAnswer{body: strings.Replace(goodToken, "2999", "1999", 1)}, model.ErrUnknownToken},
+	{"expired, in another zone", iamAnswer{body: strings.Replace(goodToken, "2999-01-01T00:00:00.000000Z", "1999-01-01T00:00:00+08:00", 1)}, model.ErrUnknownToken},
+	{"of no project and no domain", iamAnswer{body: strings.Replace(goodToken, `"project":{"id":"p1"},`, "", 1)}, model.ErrUnknownToken},
 
-	{"an empty document", iamAnswer{body: `{}`}, auth.ErrUnavailable},
-	{"an empty body", iamAnswer{}, auth.ErrUnavailable},
-	{"no content", iamAnswer{status: 204}, auth.ErrUnavailable},
-	{"null", iamAnswer{body: `null`}, auth.ErrUnavailable},
-	{"a list", iamAnswer{body: `[]`}, auth.ErrUnavailable},
-	{"a string", iamAnswer{body: `"token"`}, auth.ErrUnavailable},
-	{"a null token", iamAnswer{body: `{"token":null}`}, auth.ErrUnavailable},
-	{"an empty token", iamAnswer{body: `{"token":{}}`}, auth.ErrUnavailable},
-	{"a token that is a string", iamAnswer{body: `{"token":"x"}`}, auth.ErrUnavailable},
-	{"no user", iamAnswer{body: strings.Replace(goodToken, `"user":{"id":"u1"},`, "", 1)}, auth.ErrUnavailable},
-	{"a null user", iamAnswer{body: strings.Replace(goodToken, `{"id":"u1"}`, "null", 1)}, auth.ErrUnavailable},
-	{"a user without an id", iamAnswer{body: strings.Replace(goodToken, `{"id":"u1"}`, "{}", 1)}, auth.ErrUnavailable},
-	{"a user with an empty id", iamAnswer{body: strings.Replace(goodToken, "u1", "", 1)}, auth.ErrUnavailable},
-	{"a user with a number", iamAnswer{body: strings.Replace(goodToken, `"u1"`, "7", 1)}, auth.ErrUnavailable},
-	{"a user that is a list", iamAnswer{body: strings.Replace(goodToken, `{"id":"u1"}`, "[]", 1)}, auth.ErrUnavailable},
-	{"a project without an id", iamAnswer{body: strings.Replace(goodToken, `{"id":"p1"}`, "{}", 1)}, auth.ErrUnavailable},
-	{"a project with a null id beside a domain", iamAnswer{body: strings.Replace(goodToken, `{"id":"p1"}`, `{"id":null},"domain":{"id":"d"}`, 1)}, auth.ErrUnavailable},
-	{"a project with a line break", iamAnswer{body: strings.Replace(goodToken, "p1", `p\n1`, 1)}, auth.ErrUnavailable},
-	{"a project with a long id", iamAnswer{body: strings.Replace(goodToken, "p1", strings.Repeat("p", 300), 1)}, auth.ErrUnavailable},
-	{"no expiry", iamAnswer{body: strings.Replace(goodToken, `"expires_at":"2999-01-01T00:00:00.000000Z",`, "", 1)}, auth.ErrUnavailable},
-	{"a null expiry", iamAnswer{body: strings.Replace(goodToken, `"2999-01-01T00:00:00.000000Z"`, "null", 1)}, auth.ErrUnavailable},
-	{"an empty expiry", iamAnswer{body: strings.Replace(goodToken, "2999-01-01T00:00:00.000000Z", "", 1)}, auth.ErrUnavailable},
-	{"a zero expiry", iamAnswer{body: strings.Replace(goodToken, "2999", "0001", 1)}, auth.ErrUnavailable},
-	{"an expiry without a zone", iamAnswer{body: strings.Replace(goodToken, ".000000Z", "", 1)}, auth.ErrUnavailable},
-	{"an expiry as a number", iamAnswer{body: strings.Replace(goodToken, `"2999-01-01T00:00:00.000000Z"`, "32472144000", 1)}, auth.ErrUnavailable},
-	{"roles that are none", iamAnswer{body: strings.Replace(goodToken, `[{"name":"member"}]`, `"admin"`, 1)}, auth.ErrUnavailable},
-	{"the token of another", iamAnswer{header: [2]string{"X-Subject-Token", "another"}, body: goodToken}, auth.ErrUnavailable},
-	{"a version document", iamAnswer{body: `{"version":{"id":"v3.14","status":"stable"}}`}, auth.ErrUnavailable},
-	{"an error with 200", iamAnswer{body: keystoneError(404)}, auth.ErrUnavailable},
-	{"cut off", iamAnswer{body: goodToken[:len(goodToken)-9]}, auth.ErrUnavailable},
-	{"cut off in transit", iamAnswer{header: [2]string{"Content-Length", "9999"}, body: goodToken}, auth.ErrUnavailable},
-	{"two documents", iamAnswer{body: goodToken + goodToken}, auth.ErrUnavailable},
-	{"a page behind the document", iamAnswer{body: goodToken + page}, auth.ErrUnavailable},
-	{"a byte order mark", iamAnswer{body: "\ufeff" + goodToken}, auth.ErrUnavailable},
-	{"a page with 200", iamAnswer{kind: "text/html", body: page}, auth.ErrUnavailable},
-	{"a page called JSON", iamAnswer{body: page}, auth.ErrUnavailable},
-	{"a token called a page", iamAnswer{kind: "text/html", body: goodToken}, auth.ErrUnavailable},
-	{"a token without a type", iamAnswer{kind: "-", body: goodToken}, auth.ErrUnavailable},
-	{"huge", iamAnswer{body: strings.Replace(goodToken, "u1", strings.Repeat("u", 5<<20), 1)}, auth.ErrUnavailable},
+	{"an empty document", iamAnswer{body: `{}`}, model.ErrAuthUnavailable},
+	{"an empty body", iamAnswer{}, model.ErrAuthUnavailable},
+	{"no content", iamAnswer{status: 204}, model.ErrAuthUnavailable},
+	{"null", iamAnswer{body: `null`}, model.ErrAuthUnavailable},
+	{"a list", iamAnswer{body: `[]`}, model.ErrAuthUnavailable},
+	{"a string", iamAnswer{body: `"token"`}, model.ErrAuthUnavailable},
+	{"a null token", iamAnswer{body: `{"token":null}`}, model.ErrAuthUnavailable},
+	{"an empty token", iamAnswer{body: `{"token":{}}`}, model.ErrAuthUnavailable},
+	{"a token that is a string", iamAnswer{body: `{"token":"x"}`}, model.ErrAuthUnavailable},
+	{"no user", iamAnswer{body: strings.Replace(goodToken, `"user":{"id":"u1"},`, "", 1)}, model.ErrAuthUnavailable},
+	{"a null user", iamAnswer{body: strings.Replace(goodToken, `{"id":"u1"}`, "null", 1)}, model.ErrAuthUnavailable},
+	{"a user without an id", iamAnswer{body: strings.Replace(goodToken, `{"id":"u1"}`, "{}", 1)}, model.ErrAuthUnavailable},
+	{"a user with an empty id", iamAnswer{body: strings.Replace(goodToken, "u1", "", 1)}, model.ErrAuthUnavailable},
+	{"a user with a number", iamAnswer{body: strings.Replace(goodToken, `"u1"`, "7", 1)}, model.ErrAuthUnavailable},
+	{"a user that is a list", iamAnswer{body: strings.Replace(goodToken, `{"id":"u1"}`, "[]", 1)}, model.ErrAuthUnavailable},
+	{"a project without an id", iamAnswer{body: strings.Replace(goodToken, `{"id":"p1"}`, "{}", 1)}, model.ErrAuthUnavailable},
+	{"a project with a null id beside a domain", iamAnswer{body: strings.Replace(goodToken, `{"id":"p1"}`, `{"id":null},"domain":{"id":"d"}`, 1)}, model.ErrAuthUnavailable},
+	{"a project with a line break", iamAnswer{body: strings.Replace(goodToken, "p1", `p\n1`, 1)}, model.ErrAuthUnavailable},
+	{"a project with a long id", iamAnswer{body: strings.Replace(goodToken, "p1", strings.Repeat("p", 300), 1)}, model.ErrAuthUnavailable},
+	{"no expiry", iamAnswer{body: strings.Replace(goodToken, `"expires_at":"2999-01-01T00:00:00.000000Z",`, "", 1)}, model.ErrAuthUnavailable},
+	{"a null expiry", iamAnswer{body: strings.Replace(goodToken, `"2999-01-01T00:00:00.000000Z"`, "null", 1)}, model.ErrAuthUnavailable},
+	{"an empty expiry", iamAnswer{body: strings.Replace(goodToken, "2999-01-01T00:00:00.000000Z", "", 1)}, model.ErrAuthUnavailable},
+	{"a zero expiry", iamAnswer{body: strings.Replace(goodToken, "2999", "0001", 1)}, model.ErrAuthUnavailable},
+	{"an expiry without a zone", iamAnswer{body: strings.Replace(goodToken, ".000000Z", "", 1)}, model.ErrAuthUnavailable},
+	{"an expiry as a number", iamAnswer{body: strings.Replace(goodToken, `"2999-01-01T00:00:00.000000Z"`, "32472144000", 1)}, model.ErrAuthUnavailable},
+	{"roles that are none", iamAnswer{body: strings.Replace(goodToken, `[{"name":"member"}]`, `"admin"`, 1)}, model.ErrAuthUnavailable},
+	{"the token of another", iamAnswer{header: [2]string{"X-Subject-Token", "another"}, body: goodToken}, model.ErrAuthUnavailable},
+	{"a version document", iamAnswer{body: `{"version":{"id":"v3.14","status":"stable"}}`}, model.ErrAuthUnavailable},
+	{"an error with 200", iamAnswer{body: keystoneError(404)}, model.ErrAuthUnavailable},
+	{"cut off", iamAnswer{body: goodToken[:len(goodToken)-9]}, model.ErrAuthUnavailable},
+	{"cut off in transit", iamAnswer{header: [2]string{"Content-Length", "9999"}, body: goodToken}, model.ErrAuthUnavailable},
+	{"two documents", iamAnswer{body: goodToken + goodToken}, model.ErrAuthUnavailable},
+	{"a page behind the document", iamAnswer{body: goodToken + page}, model.ErrAuthUnavailable},
+	{"a byte order mark", iamAnswer{body: "\ufeff" + goodToken}, model.ErrAuthUnavailable},
+	{"a page with 200", iamAnswer{kind: "text/html", body: page}, model.ErrAuthUnavailable},
+	{"a page called JSON", iamAnswer{body: page}, model.ErrAuthUnavailable},
+	{"a token called a page", iamAnswer{kind: "text/html", body: goodToken}, model.ErrAuthUnavailable},
+	{"a token without a type", iamAnswer{kind: "-", body: goodToken}, model.ErrAuthUnavailable},
+	{"huge", iamAnswer{body: strings.Replace(goodToken, "u1", strings.Repeat("u", 5<<20), 1)}, model.ErrAuthUnavailable},
 	{"huge when unpacked", iamAnswer{raw: func(w http.ResponseWriter) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Content-Encoding", "gzip")
 		z := gzip.NewWriter(w)
 		_, _ = z.Write(bytes.Repeat([]byte(" "), 64<<20))
 		_ = z.Close()
-	}}, auth.ErrUnavailable},
-	{"deep", iamAnswer{body: strings.Repeat(`{"token":`, 20_000) + "1" + strings.Repeat("}", 20_000)}, auth.ErrUnavailable},
-	{"a page of an ingress", iamAnswer{status: 404, kind: "text/html", body: page}, auth.ErrUnavailable},
-	{"a word of an ingress", iamAnswer{status: 404, kind: "text/plain; charset=utf-8", body: "default backend - 404"}, auth.ErrUnavailable},
-	{"an empty 404", iamAnswer{status: 404, kind: "-"}, auth.ErrUnavailable},
-	{"another's 404 in JSON", iamAnswer{status: 404, body: `{"message":"no Route matched with those values"}`}, auth.ErrUnavailable},
-	{"a 404 that says 500", iamAnswer{status: 404, body: keystoneError(500)}, auth.ErrUnavailable},
-	{"a 404 with a null error", iamAnswer{status: 404, body: `{"error":null}`}, auth.ErrUnavailable},
-	{"a page that asks to log in", iamAnswer{status: 401, kind: "text/html", body: page}, auth.ErrUnavailable},
-	{"moved", iamAnswer{status: 301, header: [2]string{"Location", "/elsewhere"}}, auth.ErrUnavailable},
-	{"found elsewhere", iamAnswer{status: 302, header: [2]string{"Location", "/elsewhere"}, body: goodToken}, auth.ErrUnavailable},
-	{"moved, to be asked again", iamAnswer{status: 307, header: [2]string{"Location", "/elsewhere"}}, auth.ErrUnavailable},
-	{"choices", iamAnswer{status: 300, body: `{"versions":{"values":[]}}`}, auth.ErrUnavailable},
-	{"bad request", iamAnswer{status: 400, body: keystoneError(400)}, auth.ErrUnavailable},
-	{"forbidden", iamAnswer{status: 403, body: keystoneError(403)}, auth.ErrUnavailable},
-	{"gone", iamAnswer{status: 410, body: keystoneError(410)}, auth.ErrUnavailable},
-	{"too many requests", iamAnswer{status: 429, header: [2]string{"Retry-After", "1"}, body: keystoneError(429)}, auth.ErrUnavailable},
-	{"broken", iamAnswer{status: 500, body: keystoneError(500)}, auth.ErrUnavailable},
-	{"a broken gateway", iamAnswer{status: 502, kind: "text/html", body: page}, auth.ErrUnavailable},
-	{"away", iamAnswer{status: 503}, auth.ErrUnavailable},
-	{"created", iamAnswer{status: 201, body: goodToken}, auth.ErrUnavailable},
-	{"hung up", iamAnswer{raw: func(http.ResponseWriter) { panic(http.ErrAbortHandler) }}, auth.ErrUnavailable},
+	}}, model.ErrAuthUnavailable},
+	{"deep", iamAnswer{body: strings.Repeat(`{"token":`, 20_000) + "1" + strings.Repeat("}", 20_000)}, model.ErrAuthUnavailable},
+	{"a page of an ingress", iamAnswer{status: 404, kind: "text/html", body: page}, model.ErrAuthUnavailable},
+	{"a word of an ingress", iamAnswer{status: 404, kind: "text/plain; charset=utf-8", body: "default backend - 404"}, model.ErrAuthUnavailable},
+	{"an empty 404", iamAnswer{status: 404, kind: "-"}, model.ErrAuthUnavailable},
+	{"another's 404 in JSON", iamAnswer{status: 404, body: `{"message":"no Route matched with those values"}`}, model.ErrAuthUnavailable},
+	{"a 404 that says 500", iamAnswer{status: 404, body: keystoneError(500)}, model.ErrAuthUnavailable},
+	{"a 404 with a null error", iamAnswer{status: 404, body: `{"error":null}`}, model.ErrAuthUnavailable},
+	{"a page that asks to log in", iamAnswer{status: 401, kind: "text/html", body: page}, model.ErrAuthUnavailable},
+	{"moved", iamAnswer{status: 301, header: [2]string{"Location", "/elsewhere"}}, model.ErrAuthUnavailable},
+	{"found elsewhere", iamAnswer{status: 302, header: [2]string{"Location", "/elsewhere"}, body: goodToken}, model.ErrAuthUnavailable},
+	{"moved, to be asked again", iamAnswer{status: 307, header: [2]string{"Location", "/elsewhere"}}, model.ErrAuthUnavailable},
+	{"choices", iamAnswer{status: 300, body: `{"versions":{"values":[]}}`}, model.ErrAuthUnavailable},
+	{"bad request", iamAnswer{status: 400, body: keystoneError(400)}, model.ErrAuthUnavailable},
+	{"forbidden", iamAnswer{status: 403, body: keystoneError(403)}, model.ErrAuthUnavailable},
+	{"gone", iamAnswer{status: 410, body: keystoneError(410)}, model.ErrAuthUnavailable},
+	{"too many requests", iamAnswer{status: 429, header: [2]string{"Retry-After", "1"}, body: keystoneError(429)}, model.ErrAuthUnavailable},
+	{"broken", iamAnswer{status: 500, body: keystoneError(500)}, model.ErrAuthUnavailable},
+	{"a broken gateway", iamAnswer{status: 502, kind: "text/html", body: page}, model.ErrAuthUnavailable},
+	{"away", iamAnswer{status: 503}, model.ErrAuthUnavailable},
+	{"created", iamAnswer{status: 201, body: goodToken}, model.ErrAuthUnavailable},
+	{"hung up", iamAnswer{raw: func(http.ResponseWriter) { panic(http.ErrAbortHandler) }}, model.ErrAuthUnavailable},
 }
 
 // fakeIAM answers look-ups as it is told, and logs the account in.
@@ -188,7 +189,7 @@ func (f *fakeIAM) verifier(t testing.TB, account *auth.Account) *auth.IAM {
 	iam, err := auth.NewIAM(auth.IAMOptions{
 		URL: f.URL + "/v3", Account: given(account), Client: &http.Client{Transport: transport}, Timeout: time.Minute,
 		Lookups:  1_000_000,
-		Roles:    map[string]auth.Mapping{"admin": {Role: auth.RoleControlPlane}},
+		Roles:    map[string]auth.Mapping{"admin": {Role: model.RoleControlPlane}},
 		Panicked: func(err error) { t.Errorf("a panic: %v\n%s", err, contain.Of(err).Stack) },
 	})
 	if err != nil {
@@ -221,13 +222,13 @@ func TestIAMFaults(t *testing.T) {
 				t.Errorf("%s: %+v, %v, want %v", name, got, err, c.want)
 				continue
 			}
-			if err == nil && got != (auth.Caller{Tenant: "p1", User: "u1", Role: auth.RoleTenant}) || err != nil && got != (auth.Caller{}) {
+			if err == nil && got != (model.Caller{Tenant: "p1", User: "u1", Role: model.RoleTenant}) || err != nil && got != (model.Caller{}) {
 				t.Errorf("%s: %+v", name, got)
 			}
 			if err != nil && (strings.Contains(err.Error(), "the-token") || strings.Contains(err.Error(), "in words") || strings.Contains(err.Error(), "html>") || len(err.Error()) > 400) {
 				t.Errorf("%s: %v repeats what was sent or said", name, err)
 			}
-			if !errors.Is(err, auth.ErrUnavailable) {
+			if !errors.Is(err, model.ErrAuthUnavailable) {
 				continue
 			}
 			f.answer.Store(&iamAnswer{body: goodToken})
@@ -238,9 +239,9 @@ func TestIAMFaults(t *testing.T) {
 		// 401 refuses a token that is asked about itself; else it refuses the account.
 		iam := f.verifier(t, account)
 		f.answer.Store(&iamAnswer{status: 401, body: keystoneError(401)})
-		want := auth.ErrUnknownToken
+		want := model.ErrUnknownToken
 		if account != nil {
-			want = auth.ErrUnavailable
+			want = model.ErrAuthUnavailable
 		}
 		if _, err := iam.Authenticate(t.Context(), "the-token"); !errors.Is(err, want) {
 			t.Errorf("401, account %v: %v, want %v", account != nil, err, want)
@@ -266,7 +267,7 @@ func TestIAMLoginFaults(t *testing.T) {
 		iam := f.verifier(t, validator)
 		f.login.Store(&c.answer)
 		_, err := iam.Authenticate(t.Context(), "the-token")
-		if !errors.Is(err, auth.ErrUnavailable) || strings.Contains(err.Error(), "verysecret") || strings.Contains(err.Error(), "the-token") {
+		if !errors.Is(err, model.ErrAuthUnavailable) || strings.Contains(err.Error(), "verysecret") || strings.Contains(err.Error(), "the-token") {
 			t.Errorf("%s: %v", c.name, err)
 		}
 		f.login.Store(&goodLogin)
@@ -300,7 +301,7 @@ func TestIAMPanic(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range 3 {
-		if _, err := iam.Authenticate(t.Context(), "the-token"); !errors.Is(err, auth.ErrUnavailable) {
+		if _, err := iam.Authenticate(t.Context(), "the-token"); !errors.Is(err, model.ErrAuthUnavailable) {
 			t.Errorf("%v", err)
 		}
 		if panics.Load() != int64(n+1) || *outcome.Load() != auth.LookupUnavailable {
@@ -328,7 +329,7 @@ func FuzzIAMAnswer(f *testing.F) {
 		switch {
 		case err == nil && (c.User == "" || c.Tenant == "" || c.Role == ""):
 			t.Errorf("%+v came in", c)
-		case err != nil && !errors.Is(err, auth.ErrUnavailable) && !errors.Is(err, auth.ErrUnknownToken):
+		case err != nil && !errors.Is(err, model.ErrAuthUnavailable) && !errors.Is(err, model.ErrUnknownToken):
 			t.Errorf("%v", err)
 		}
 	})

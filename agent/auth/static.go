@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/reread"
 )
 
@@ -49,7 +50,7 @@ type Static struct {
 // entry is one line.
 type entry struct {
 	hash   [sha256.Size]byte
-	caller Caller
+	caller model.Caller
 }
 
 // NewStatic reads the file at path. now is the clock (time.Now), for how often to look at the file.
@@ -77,13 +78,13 @@ func (s *Static) load() error {
 }
 
 // Authenticate returns the holder of the token.
-func (s *Static) Authenticate(ctx context.Context, token string) (Caller, error) {
+func (s *Static) Authenticate(ctx context.Context, token string) (model.Caller, error) {
 	if err := ctx.Err(); err != nil {
-		return Caller{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return model.Caller{}, fmt.Errorf("%w: %w", model.ErrAuthUnavailable, err)
 	}
 	entries, err := s.current()
 	if err != nil {
-		return Caller{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return model.Caller{}, fmt.Errorf("%w: %w", model.ErrAuthUnavailable, err)
 	}
 	sum := sha256.Sum256([]byte(token))
 	var found *entry
@@ -93,7 +94,7 @@ func (s *Static) Authenticate(ctx context.Context, token string) (Caller, error)
 		}
 	}
 	if found == nil || token == "" {
-		return Caller{}, ErrUnknownToken
+		return model.Caller{}, model.ErrUnknownToken
 	}
 	return found.caller, nil
 }
@@ -224,18 +225,18 @@ func parseLine(text string) (entry, error) {
 		case key == "user":
 			e.caller.User = value
 		case key == "role":
-			e.caller.Role = Role(value)
+			e.caller.Role = model.Role(value)
 		default:
 			return e, errors.New("after the hash only tenant=, user= and role= with a value may stand")
 		}
 	}
 	switch e.caller.Role {
-	case RoleControlPlane, RoleReadOnly:
-	case RoleOperator:
+	case model.RoleControlPlane, model.RoleReadOnly:
+	case model.RoleOperator:
 		if e.caller.Tenant != "" {
 			return e, errors.New("role=operator sees every tenant, and takes no tenant=")
 		}
-	case RoleTenant:
+	case model.RoleTenant:
 		if e.caller.Tenant == "" {
 			return e, errors.New("role=tenant needs tenant=")
 		}

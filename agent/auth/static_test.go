@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/agent/auth"
+	"holdfast/agent/model"
 	"holdfast/internal/testbed"
 )
 
@@ -63,18 +64,18 @@ func TestStatic(t *testing.T) {
 	var _ auth.Authenticator = s
 	for _, tt := range []struct {
 		token string
-		want  auth.Caller
+		want  model.Caller
 		err   error
 	}{
-		{"t-alice", auth.Caller{Tenant: "t1", User: "alice", Role: auth.RoleTenant}, nil},
-		{"t-plane", auth.Caller{Role: auth.RoleControlPlane}, nil},
-		{"t-ops", auth.Caller{User: "ops", Role: auth.RoleOperator}, nil},
-		{"t-read", auth.Caller{Tenant: "t2", Role: auth.RoleReadOnly}, nil},
-		{"t-nobody", auth.Caller{}, auth.ErrUnknownToken},
-		{"", auth.Caller{}, auth.ErrUnknownToken},
-		{"T-ALICE", auth.Caller{}, auth.ErrUnknownToken},
+		{"t-alice", model.Caller{Tenant: "t1", User: "alice", Role: model.RoleTenant}, nil},
+		{"t-plane", model.Caller{Role: model.RoleControlPlane}, nil},
+		{"t-ops", model.Caller{User: "ops", Role: model.RoleOperator}, nil},
+		{"t-read", model.Caller{Tenant: "t2", Role: model.RoleReadOnly}, nil},
+		{"t-nobody", model.Caller{}, model.ErrUnknownToken},
+		{"", model.Caller{}, model.ErrUnknownToken},
+		{"T-ALICE", model.Caller{}, model.ErrUnknownToken},
 		// a stolen file is no token
-		{auth.HashToken("t-alice"), auth.Caller{}, auth.ErrUnknownToken},
+		{auth.HashToken("t-alice"), model.Caller{}, model.ErrUnknownToken},
 	} {
 		got, err := s.Authenticate(t.Context(), tt.token)
 		if got != tt.want || !errors.Is(err, tt.err) {
@@ -83,7 +84,7 @@ func TestStatic(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Authenticate(ctx, "t-alice"); !errors.Is(err, auth.ErrUnavailable) {
+	if _, err := s.Authenticate(ctx, "t-alice"); !errors.Is(err, model.ErrAuthUnavailable) {
 		t.Errorf("ended context: %v", err)
 	}
 }
@@ -156,22 +157,22 @@ func TestReload(t *testing.T) {
 	write(t, path, auth.HashToken("new")+" role=operator\n", 0o600)
 	expect("old", nil) // not looked at again yet
 	c.advance(time.Second)
-	expect("old", auth.ErrUnknownToken)
+	expect("old", model.ErrUnknownToken)
 	expect("new", nil)
 
 	write(t, path, "broken\n", 0o600)
 	if err := s.Reload(); err == nil {
 		t.Error("a broken file was taken")
 	}
-	expect("new", auth.ErrUnavailable)
+	expect("new", model.ErrAuthUnavailable)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	c.advance(time.Second)
-	expect("new", auth.ErrUnavailable)
+	expect("new", model.ErrAuthUnavailable)
 
 	write(t, path, auth.HashToken("new")+" role=operator\n", 0o600)
-	expect("new", auth.ErrUnavailable)
+	expect("new", model.ErrAuthUnavailable)
 	c.advance(time.Second)
 	expect("new", nil)
 
@@ -189,7 +190,7 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.advance(time.Second)
-	expect("new", auth.ErrUnknownToken)
+	expect("new", model.ErrUnknownToken)
 	expect("abc", nil)
 }
 
@@ -241,7 +242,7 @@ func FuzzFile(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := s.Authenticate(t.Context(), ""); !errors.Is(err, auth.ErrUnknownToken) {
+		if _, err := s.Authenticate(t.Context(), ""); !errors.Is(err, model.ErrUnknownToken) {
 			t.Errorf("empty token: %v", err)
 		}
 	})

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/reread"
 )
 
@@ -35,7 +36,7 @@ type TLSOptions struct {
 // address or URI among its alternative names. Names are compared exactly, without wildcards.
 type Client struct {
 	Name   string
-	Caller Caller
+	Caller model.Caller
 }
 
 // TLS is the server's side of TLS 1.3, and tells callers by their certificates. The listener's
@@ -167,12 +168,12 @@ func (t *TLS) clientConfig() (*tls.Config, error) {
 // the holder. found is false where there is no certificate or none of its names is known. It is to
 // be asked on each call, since a connection outlives a revocation: the error wraps ErrUnknownToken
 // for a certificate that is revoked or expired, and ErrUnavailable where TLS can't tell.
-func (t *TLS) Caller(s *tls.ConnectionState) (c Caller, name string, found bool, err error) {
+func (t *TLS) Caller(s *tls.ConnectionState) (c model.Caller, name string, found bool, err error) {
 	if s == nil || len(s.PeerCertificates) == 0 {
-		return Caller{}, "", false, nil
+		return model.Caller{}, "", false, nil
 	}
 	if err := t.check(s); err != nil {
-		return Caller{}, "", false, err
+		return model.Caller{}, "", false, err
 	}
 	leaf := s.PeerCertificates[0]
 	names := slices.Concat([]string{leaf.Subject.CommonName}, leaf.DNSNames, leaf.EmailAddresses)
@@ -184,7 +185,7 @@ func (t *TLS) Caller(s *tls.ConnectionState) (c Caller, name string, found bool,
 			return known.Caller, known.Name, true, nil
 		}
 	}
-	return Caller{}, "", false, nil
+	return model.Caller{}, "", false, nil
 }
 
 // check looks whether the certificate of a connection is still
@@ -194,16 +195,16 @@ func (t *TLS) check(s *tls.ConnectionState) error {
 		return nil
 	}
 	if now := t.o.Now(); now.After(s.PeerCertificates[0].NotAfter) {
-		return fmt.Errorf("%w: the certificate has expired", ErrUnknownToken)
+		return fmt.Errorf("%w: the certificate has expired", model.ErrUnknownToken)
 	}
 	if t.o.CRLFile == "" {
 		return nil
 	}
 	lists, err := t.lists.Get()
 	if err != nil {
-		return fmt.Errorf("%w: revocation list: %w", ErrUnavailable, err)
+		return fmt.Errorf("%w: revocation list: %w", model.ErrAuthUnavailable, err)
 	}
-	err = fmt.Errorf("%w: no authority vouches for the certificate", ErrUnknownToken)
+	err = fmt.Errorf("%w: no authority vouches for the certificate", model.ErrUnknownToken)
 	for _, chain := range s.VerifiedChains {
 		if err = lists.checkChain(chain, t.o.Now()); err == nil {
 			return nil
@@ -220,11 +221,11 @@ func (r revoked) checkChain(chain []*x509.Certificate, now time.Time) error {
 		l, ok := r[string(c.RawIssuer)]
 		switch {
 		case !ok:
-			return fmt.Errorf("%w: there is no revocation list of %s", ErrUnavailable, c.Issuer)
+			return fmt.Errorf("%w: there is no revocation list of %s", model.ErrAuthUnavailable, c.Issuer)
 		case now.After(l.next):
-			return fmt.Errorf("%w: the revocation list of %s was to be replaced by %s", ErrUnavailable, c.Issuer, l.next.UTC().Format(time.RFC3339))
+			return fmt.Errorf("%w: the revocation list of %s was to be replaced by %s", model.ErrAuthUnavailable, c.Issuer, l.next.UTC().Format(time.RFC3339))
 		case l.serials[c.SerialNumber.String()]:
-			return fmt.Errorf("%w: the certificate %s of %s is revoked", ErrUnknownToken, c.SerialNumber, c.Issuer)
+			return fmt.Errorf("%w: the certificate %s of %s is revoked", model.ErrUnknownToken, c.SerialNumber, c.Issuer)
 		}
 	}
 	return nil

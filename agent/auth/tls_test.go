@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"holdfast/agent/auth"
+	"holdfast/agent/model"
 )
 
 // authority issues certificates and revocation lists.
@@ -200,11 +201,11 @@ func TestCertificatesSayWhoCalls(t *testing.T) {
 	d := newDoorway(t, auth.TLSOptions{
 		CertFile: in("cert.pem"), KeyFile: in("key.pem"), ClientCAFile: in("clients.pem"), CRLFile: in("crl"), Now: c.now,
 		Clients: []auth.Client{
-			{Name: "plane.example.com", Caller: auth.Caller{Role: auth.RoleControlPlane}},
-			{Name: "spiffe://fleet/reader", Caller: auth.Caller{Role: auth.RoleReadOnly, Tenant: "t1"}},
+			{Name: "plane.example.com", Caller: model.Caller{Role: model.RoleControlPlane}},
+			{Name: "spiffe://fleet/reader", Caller: model.Caller{Role: model.RoleReadOnly, Tenant: "t1"}},
 		},
 	}, root)
-	expect := func(what string, cert *tls.Certificate, role auth.Role, in bool) (s seen) {
+	expect := func(what string, cert *tls.Certificate, role model.Role, in bool) (s seen) {
 		t.Helper()
 		s, _, entered := d.enter(cert)
 		if entered != in {
@@ -219,8 +220,8 @@ func TestCertificatesSayWhoCalls(t *testing.T) {
 		}
 		return s
 	}
-	old := expect("by common name", &plane, auth.RoleControlPlane, true)
-	expect("by URI", &reader, auth.RoleReadOnly, true)
+	old := expect("by common name", &plane, model.RoleControlPlane, true)
+	expect("by URI", &reader, model.RoleReadOnly, true)
 	expect("none", nil, "", true)
 	expect("a name of nobody", &nobody, "", true)
 	expect("of another authority", &forged, "", false)
@@ -234,8 +235,8 @@ func TestCertificatesSayWhoCalls(t *testing.T) {
 		write(t, in("crl"), string(callers.revoke(time.Now().Add(time.Hour), plane.Leaf.SerialNumber)), 0o644)
 	})
 	expect("revoked", &plane, "", false)
-	expect("another after a revocation", &reader, auth.RoleReadOnly, true)
-	if _, _, _, err := d.tls.Caller(&old.state); !errors.Is(err, auth.ErrUnknownToken) || !strings.Contains(err.Error(), "revoked") {
+	expect("another after a revocation", &reader, model.RoleReadOnly, true)
+	if _, _, _, err := d.tls.Caller(&old.state); !errors.Is(err, model.ErrUnknownToken) || !strings.Contains(err.Error(), "revoked") {
 		t.Errorf("revoked, on an old connection: %v", err)
 	}
 	// A list that can't be trusted lets nobody in by certificate, but does not keep the others out.
@@ -245,7 +246,7 @@ func TestCertificatesSayWhoCalls(t *testing.T) {
 		later(func() { write(t, in("crl"), string(crl), 0o644) })
 		expect(what, &reader, "", false)
 		expect(what+", no certificate", nil, "", true)
-		if _, _, _, err := d.tls.Caller(&old.state); !errors.Is(err, auth.ErrUnavailable) {
+		if _, _, _, err := d.tls.Caller(&old.state); !errors.Is(err, model.ErrAuthUnavailable) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -253,7 +254,7 @@ func TestCertificatesSayWhoCalls(t *testing.T) {
 		text := pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: callers.revoke(time.Now().Add(time.Hour))})
 		write(t, in("crl"), string(text), 0o644)
 	})
-	expect("no longer revoked", &plane, auth.RoleControlPlane, true)
+	expect("no longer revoked", &plane, model.RoleControlPlane, true)
 
 	// Another authority is added.
 	later(func() { write(t, in("clients.pem"), encode(callers.cert)+encode(others.cert), 0o644) })
@@ -265,7 +266,7 @@ func TestCertificatesSayWhoCalls(t *testing.T) {
 			pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: others.revoke(time.Now().Add(time.Hour))})...)
 		write(t, in("crl"), string(text), 0o644)
 	})
-	expect("of a new authority", &forged, auth.RoleControlPlane, true)
+	expect("of a new authority", &forged, model.RoleControlPlane, true)
 
 	// The listener's own certificate: renewed, then broken.
 	if _, served, _ := d.enter(nil); !served.Equal(first) {

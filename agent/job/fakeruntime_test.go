@@ -202,7 +202,7 @@ func (r *fakeRuntime) PowerDown(_ context.Context, held *model.Sight) error {
 	r.p.downs++
 	w.ended[r.p.identity()] = r.p.count
 	if err := w.failing("power-down-answer", r.id); err != nil {
-		return fmt.Errorf("%w: %w", job.ErrBegun, err)
+		return fmt.Errorf("%w: %w", model.ErrBegun, err)
 	}
 	return nil
 }

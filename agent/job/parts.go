@@ -33,9 +33,6 @@ type Runtime interface {
 
 // Errors of a Runtime by which a job decides.
 var (
-	// ErrBegun says that a power-down failed after it had begun: the
-	// instance may be down, in part or all of it.
-	ErrBegun = errors.New("the power-down has begun")
 	// ErrNoKeeping says that the engine has no way to be told that an instance is to stay down.
 	ErrNoKeeping = errors.New("the engine can't be told to keep it down")
 )

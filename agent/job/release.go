@@ -79,7 +79,7 @@ func (w *worker) powerDown(ctx context.Context, instance Instance) error {
 	before := w.mayBeDown
 	w.mayBeDown = true // also if that panics
 	err = w.act(crashpoint.PowerDown, func() error { return instance.Runtime.PowerDown(ctx, held) })
-	w.begun = w.begun || errors.Is(err, ErrBegun)
+	w.begun = w.begun || errors.Is(err, model.ErrBegun)
 	w.mayBeDown = err == nil || before || w.begun
 	return err
 }

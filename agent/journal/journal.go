@@ -16,9 +16,10 @@ import (
 )
 
 // journalVersion is the version of the buckets' content. A program takes no
-// journal of another version. Version 2 has restores, version 3 has the
-// journal's own clock, indexes of the jobs, lines of events and refused reports.
-const journalVersion = 3
+// journal of another version. Version 2 has restores, version 3 has the journal's own
+// clock, indexes of the jobs, lines of events and refused reports, and version 4 names the jobs
+// of a task as the answers to commands do.
+const journalVersion = 4
 
 // lockTimeout is how long Open waits for another process to let go: the old process of a
 // restart may still be closing.

@@ -29,7 +29,7 @@ func TestJournalIsForOneProcess(t *testing.T) {
 func TestVersionsOfAJournal(t *testing.T) {
 	for text, want := range map[string]error{
 		"99": journal.ErrNewer, "99999999999999999999999999": journal.ErrNewer, strings.Repeat("7", 5000): journal.ErrNewer,
-		"1": journal.ErrOlder, "2": journal.ErrOlder,
+		"1": journal.ErrOlder, "2": journal.ErrOlder, "3": journal.ErrOlder,
 		"": nil, "0": nil, "03": nil, "+3": nil, "-1": nil, "3 ": nil, "3.1": nil, "three": nil, "\x00\xff": nil,
 	} {
 		t.Run(fmt.Sprintf("%.10q", text), func(t *testing.T) {

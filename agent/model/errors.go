@@ -15,6 +15,10 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrState says that the job is not in a state in which that can be asked.
 	ErrState = errors.New("not possible in this state")
+	// ErrBegun says that PowerDown failed after it had begun: the instance may be down,
+	// in part or all of it, and has to go down. An error of PowerDown without ErrBegun
+	// says that the instance is unchanged.
+	ErrBegun = errors.New("the power-down has begun")
 )
 
 // BusyError says which instances have an unfinished job.

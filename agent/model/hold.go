@@ -37,6 +37,12 @@ type Sight struct {
 	Killed bool `json:"killed,omitempty"`
 }
 
+// Same reports whether the instance is unchanged since the other sight, as far as the
+// driver can tell. Where one sight lacks Work, Work does not count.
+func (s Sight) Same(other Sight) bool {
+	return s.State == other.State && s.ID == other.ID && s.Run == other.Run && (s.Work == other.Work || s.Work == "" || other.Work == "")
+}
+
 // MayGoDown tells whether somebody has decided that the instance is powered down once its report
 // is acknowledged. Where the driver can't tell whether the instance ran since it was backed up,
 // the agent does not decide that by itself: somebody who knows has to ask for the release.

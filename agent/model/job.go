@@ -165,13 +165,14 @@ type Task struct {
 	Accepted  time.Time `json:"accepted"`
 }
 
-// JobRef names a job of a task.
+// JobRef names the job of one instance of a task, in the journal and in answers to commands.
 type JobRef struct {
-	Instance string `json:"instance"`
-	Job      string `json:"job"`
+	Instance string `json:"instance_id"`
+	Job      string `json:"job_id"`
 }
 
-// Ref names a snapshot on this host, also a planned one. It is opaque to jobs.
+// Ref names a snapshot on this host, also a planned one. It is opaque to jobs. Its fields are the
+// fields of snapshot.Ref, to which a conversion leads and back.
 type Ref struct {
 	Provider string `json:"provider"`
 	Path     string `json:"path"`

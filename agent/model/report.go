@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Event is one report to the control plane. The events
-// of one instance are delivered in the order of Seq.
+// Event is one report to the control plane, in the journal and on its way. Data is a JSON
+// object. The events of one instance are delivered in the order of Seq.
 type Event struct {
 	Seq      uint64    `json:"seq"` // 0: not in the journal, may be lost
 	ID       string    `json:"id"`  // the same each time it is sent
@@ -49,12 +49,12 @@ type Refused struct {
 	Since  time.Time `json:"since"`  // when it was refused, UTC
 }
 
-// Progress is how far an upload or a restore is.
+// Progress is how far an upload or a restore is, in events, lists of jobs and streams of tasks.
 type Progress struct {
 	Files     uint64 `json:"files"`
 	BytesRead uint64 `json:"bytes_read"`
-	BytesNew  uint64 `json:"bytes_new"`
-	BytesSent uint64 `json:"bytes_sent"`
+	BytesNew  uint64 `json:"bytes_new"`  // not found in the vault
+	BytesSent uint64 `json:"bytes_sent"` // compressed and sealed
 	// Of a restore; the others but Files are 0 then. Files are entries of any sort.
 	BytesRestored uint64 `json:"bytes_restored,omitempty"`
 	BytesTotal    uint64 `json:"bytes_total,omitempty"`

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// Place is where a volume belongs on this host, and where its tree
-// is built before it gets there, by one rename.
+// Place is where a volume belongs on this host, and where its tree is built before it gets there,
+// by one rename. internal/restore has a Place of its own, with the paths and identities alone: the
+// engine knows neither volumes nor what was there when a job decided.
 type Place struct {
 	Volume string `json:"volume"` // its name
 	Target string `json:"target"`
@@ -64,7 +65,8 @@ type RestoreResult struct {
 	Roots map[string]Root `json:"roots,omitempty"`
 }
 
-// Count has the figures of a tree, as restore.Measure has it.
+// Count has the figures of a tree. Its fields are the fields of restore.Measure, which a conversion
+// turns into a Count.
 type Count struct {
 	Files   uint64    `json:"files"`
 	Bytes   uint64    `json:"bytes"`

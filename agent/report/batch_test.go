@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 )
 
@@ -24,7 +25,7 @@ func waiting(n int) *box {
 }
 
 // each answers a batch: what code says for each event, "" leaves it out.
-func each(events []report.Event, code func(report.Event) string) reply {
+func each(events []model.Event, code func(model.Event) string) reply {
 	var parts []string
 	for _, e := range events {
 		if c := code(e); c != "" {
@@ -38,12 +39,12 @@ func each(events []report.Event, code func(report.Event) string) reply {
 func TestBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := waiting(500)
-		b.once = []report.Event{ev(0, "other")}
-		got, _ := deliver(t, b, func(_ int, e []report.Event) reply {
+		b.once = []model.Event{ev(0, "other")}
+		got, _ := deliver(t, b, func(_ int, e []model.Event) reply {
 			if len(e) == 1 {
 				return advertises
 			}
-			return each(e, func(report.Event) string { return "0" })
+			return each(e, func(model.Event) string { return "0" })
 		}, time.Hour)
 		if len(b.taken) != 500 || len(got) > 8+6 || b.flushes > len(got) {
 			t.Errorf("%d taken with %d requests and %d flushes", len(b.taken), len(got), b.flushes)
@@ -59,7 +60,7 @@ func TestNoBatchUnasked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := waiting(50)
-				got, _ := deliver(t, b, func(int, []report.Event) reply { return c.answer }, time.Hour, func(o *report.Options) { o.Batch = c.batch })
+				got, _ := deliver(t, b, func(int, []model.Event) reply { return c.answer }, time.Hour, func(o *report.Options) { o.Batch = c.batch })
 				if len(got) != 50 || len(b.taken) != 50 {
 					t.Errorf("%d requests, %d taken", len(got), len(b.taken))
 				}
@@ -71,34 +72,34 @@ func TestNoBatchUnasked(t *testing.T) {
 // Of a batch only those events are acknowledged that the answer
 // names. All others are sent alone, which decides.
 func TestBatchAnswers(t *testing.T) {
-	odd := func(e report.Event) bool { return e.Seq%2 == 1 }
+	odd := func(e model.Event) bool { return e.Seq%2 == 1 }
 	for name, c := range map[string]struct {
-		batch   func(events []report.Event) reply
-		proved  func(report.Event) bool // by the first batch
-		batches int                     // at most
+		batch   func(events []model.Event) reply
+		proved  func(model.Event) bool // by the first batch
+		batches int                    // at most
 	}{
-		"half are named": {func(e []report.Event) reply {
-			return each(e, func(e report.Event) string { return map[bool]string{true: "0"}[odd(e)] })
+		"half are named": {func(e []model.Event) reply {
+			return each(e, func(e model.Event) string { return map[bool]string{true: "0"}[odd(e)] })
 		}, odd, 50},
-		"half have a code": {func(e []report.Event) reply {
-			return each(e, func(e report.Event) string { return map[bool]string{true: "0", false: "X"}[odd(e)] })
+		"half have a code": {func(e []model.Event) reply {
+			return each(e, func(e model.Event) string { return map[bool]string{true: "0", false: "X"}[odd(e)] })
 		}, odd, 50},
-		"named twice": {func(e []report.Event) reply {
-			r := each(e, func(report.Event) string { return "0" })
+		"named twice": {func(e []model.Event) reply {
+			r := each(e, func(model.Event) string { return "0" })
 			r.body = strings.Replace(r.body, `[{`, `[{"id":"`+e[0].ID+`","error_code":"X"},{`, 1)
 			return r
-		}, func(e report.Event) bool { return true }, 50},
-		"no event is named": {func([]report.Event) reply { return reply{status: 200, body: `{"error_code":"0","error_msg":"OK"}`} }, nil, 8},
-		"204":               {func([]report.Event) reply { return reply{status: 204} }, nil, 8},
-		"415":               {func([]report.Event) reply { return reply{status: 415} }, nil, 8},
-		"400 in the form": {func([]report.Event) reply {
+		}, func(e model.Event) bool { return true }, 50},
+		"no event is named": {func([]model.Event) reply { return reply{status: 200, body: `{"error_code":"0","error_msg":"OK"}`} }, nil, 8},
+		"204":               {func([]model.Event) reply { return reply{status: 204} }, nil, 8},
+		"415":               {func([]model.Event) reply { return reply{status: 415} }, nil, 8},
+		"400 in the form": {func([]model.Event) reply {
 			return reply{status: 400, body: `{"error_code":"KOOPHONE.API.1000","error_msg":"x"}`}
 		}, nil, 8},
-		"413 of a proxy": {func([]report.Event) reply { return reply{status: 413, body: "too large"} }, nil, 8},
-		"500":            {func([]report.Event) reply { return reply{status: 500} }, nil, 8},
-		"nginx":          {func([]report.Event) reply { return reply{status: 200, body: "<h1>Welcome to nginx!</h1>"} }, nil, 8},
-		"other ids are named": {func(e []report.Event) reply {
-			return each([]report.Event{{ID: "x"}, {ID: "y"}}, func(report.Event) string { return "0" })
+		"413 of a proxy": {func([]model.Event) reply { return reply{status: 413, body: "too large"} }, nil, 8},
+		"500":            {func([]model.Event) reply { return reply{status: 500} }, nil, 8},
+		"nginx":          {func([]model.Event) reply { return reply{status: 200, body: "<h1>Welcome to nginx!</h1>"} }, nil, 8},
+		"other ids are named": {func(e []model.Event) reply {
+			return each([]model.Event{{ID: "x"}, {ID: "y"}}, func(model.Event) string { return "0" })
 		}, nil, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +108,7 @@ func TestBatchAnswers(t *testing.T) {
 				var mu sync.Mutex
 				alone, batches := map[string]bool{}, 0
 				named := map[string]bool{}
-				deliver(t, b, func(_ int, e []report.Event) reply {
+				deliver(t, b, func(_ int, e []model.Event) reply {
 					mu.Lock()
 					defer mu.Unlock()
 					if len(e) == 1 {

@@ -2,33 +2,23 @@ package report
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"sync"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/internal/contain"
 )
-
-// Event is one report. Data is a JSON object.
-type Event struct {
-	Seq      uint64 // of the outbox; 0: not kept, sent once or not at all
-	ID       string // the same each time it is sent
-	Type     string
-	Instance string
-	Time     time.Time // UTC
-	Data     json.RawMessage
-}
 
 // Outbox keeps events until they are settled. Its methods are called from one goroutine at a time.
 type Outbox interface {
 	// Heads returns at most limit events, oldest first: the oldest
 	// of each instance, except instances that skip leaves out.
-	Heads(limit int, skip func(instance string) bool) ([]Event, error)
+	Heads(limit int, skip func(instance string) bool) ([]model.Event, error)
 	// TakeProgress returns at most limit events that are not kept, of instances without
 	// any other event and that skip does not tell to leave out. Each is returned once.
-	TakeProgress(limit int, skip func(instance string) bool) ([]Event, error)
+	TakeProgress(limit int, skip func(instance string) bool) ([]model.Event, error)
 	// Acknowledge settles events that the control plane took: all of
 	// them, or none when it returns an error.
 	Acknowledge(seqs ...uint64) error
@@ -54,7 +44,7 @@ const (
 
 // Attempt is one try to deliver one event.
 type Attempt struct {
-	Event    Event
+	Event    model.Event
 	Took     time.Duration
 	Err      error // why it was not acknowledged; nil: it was
 	Refused  bool  // Err is final: the event is settled
@@ -208,7 +198,7 @@ func (r *run) launch() error {
 }
 
 // batch tells how many of the events go into one request.
-func (r *run) batch(events []Event, size int) (n int) {
+func (r *run) batch(events []model.Event, size int) (n int) {
 	bytes := 0
 	for n < min(size, len(events)) {
 		e := events[n]
@@ -254,7 +244,7 @@ func (r *run) probe(now time.Time) error {
 	return nil
 }
 
-func (r *run) start(events []Event, probe bool) {
+func (r *run) start(events []model.Event, probe bool) {
 	now := time.Now()
 	for _, e := range events {
 		l := r.lines[e.Instance]
@@ -327,7 +317,7 @@ func (r *run) settle(all []outcome) {
 	}
 }
 
-func unjournalled(e Event, err error) error {
+func unjournalled(e model.Event, err error) error {
 	return fmt.Errorf("journal the answer to report %s: %w", e.ID, err)
 }
 

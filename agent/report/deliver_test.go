@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 	"holdfast/internal/testbed"
 )
@@ -27,8 +28,8 @@ func TestMain(m *testing.M) { testbed.LeakCheck(m) }
 // box is an outbox in memory.
 type box struct {
 	mu      sync.Mutex
-	events  []report.Event
-	once    []report.Event // not kept
+	events  []model.Event
+	once    []model.Event // not kept
 	taken   []string
 	refused map[string]string
 	changed chan struct{}
@@ -36,26 +37,26 @@ type box struct {
 	flushes int
 }
 
-func newBox(events ...report.Event) *box {
+func newBox(events ...model.Event) *box {
 	return &box{events: events, refused: map[string]string{}, changed: make(chan struct{}, 1)}
 }
 
-func ev(seq uint64, instance string) report.Event {
-	return report.Event{Seq: seq, ID: fmt.Sprintf("%s-%d", instance, seq), Type: "t", Instance: instance, Time: time.Unix(1, 0), Data: []byte("{}")}
+func ev(seq uint64, instance string) model.Event {
+	return model.Event{Seq: seq, ID: fmt.Sprintf("%s-%d", instance, seq), Type: "t", Instance: instance, Time: time.Unix(1, 0), Data: []byte("{}")}
 }
 
-func (b *box) Heads(limit int, skip func(string) bool) (heads []report.Event, err error) {
+func (b *box) Heads(limit int, skip func(string) bool) (heads []model.Event, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, e := range b.events {
-		if len(heads) < limit && !slices.ContainsFunc(heads, func(h report.Event) bool { return h.Instance == e.Instance }) && !skip(e.Instance) {
+		if len(heads) < limit && !slices.ContainsFunc(heads, func(h model.Event) bool { return h.Instance == e.Instance }) && !skip(e.Instance) {
 			heads = append(heads, e)
 		}
 	}
 	return heads, nil
 }
 
-func (b *box) TakeProgress(limit int, skip func(string) bool) ([]report.Event, error) {
+func (b *box) TakeProgress(limit int, skip func(string) bool) ([]model.Event, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := min(limit, len(b.once))
@@ -110,7 +111,7 @@ type reply struct {
 var taken = reply{status: 204}
 
 // plane answers the n-th request, which has the events, without a network.
-type plane func(n int, events []report.Event) reply
+type plane func(n int, events []model.Event) reply
 
 type sent struct {
 	ids string
@@ -134,7 +135,7 @@ func deliver(t *testing.T, b *box, p plane, d time.Duration, adjust ...func(*rep
 				t.Errorf("a batch that is none: %v: %s", err, body)
 			}
 		}
-		var events []report.Event
+		var events []model.Event
 		var ids []string
 		for _, part := range parts {
 			e, _, err := report.Decode(part)
@@ -192,7 +193,7 @@ func TestDeliversInOrderPerInstance(t *testing.T) {
 		// The first event of a fails three times; b does not wait for it.
 		fails := 3
 		var mu sync.Mutex
-		deliver(t, b, func(_ int, e []report.Event) reply {
+		deliver(t, b, func(_ int, e []model.Event) reply {
 			mu.Lock()
 			defer mu.Unlock()
 			if e[0].ID == "a-1" && fails > 0 {
@@ -210,7 +211,7 @@ func TestDeliversInOrderPerInstance(t *testing.T) {
 func TestBacksOffForAsLongAsItTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(ev(1, "a"))
-		got, began := deliver(t, b, func(n int, _ []report.Event) reply {
+		got, began := deliver(t, b, func(n int, _ []model.Event) reply {
 			if n < 100 {
 				return reply{err: errors.New("no route to host")}
 			}
@@ -254,7 +255,7 @@ func TestAnswersOfTheReceiver(t *testing.T) {
 		t.Run(fmt.Sprint(c.status, c.body, c.header), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBox(ev(1, "a"), ev(2, "a"))
-				got, _ := deliver(t, b, func(n int, _ []report.Event) reply {
+				got, _ := deliver(t, b, func(n int, _ []model.Event) reply {
 					if n == 0 {
 						return c.reply
 					}
@@ -291,7 +292,7 @@ func TestOneProbeWhileAway(t *testing.T) {
 		back := time.Now().Add(5 * time.Hour)
 		asked := map[string]bool{}
 		var away []string
-		got, began := deliver(t, b, func(_ int, e []report.Event) reply {
+		got, began := deliver(t, b, func(_ int, e []model.Event) reply {
 			if time.Now().Before(back) {
 				mu.Lock()
 				asked[e[0].ID] = true
@@ -334,14 +335,14 @@ func TestOneEventThatIsNeverTaken(t *testing.T) {
 			for i := range 1000 {
 				time.Sleep(5 * time.Second)
 				b.mu.Lock()
-				b.events = append(b.events, report.Event{
+				b.events = append(b.events, model.Event{
 					Seq: uint64(i + 2), ID: fmt.Sprint(i), Type: "t", Instance: fmt.Sprint("good-", i), Time: time.Now(), Data: []byte("{}"),
 				})
 				b.mu.Unlock()
 				b.changed <- struct{}{}
 			}
 		}()
-		deliver(t, b, func(_ int, e []report.Event) reply {
+		deliver(t, b, func(_ int, e []model.Event) reply {
 			mu.Lock()
 			defer mu.Unlock()
 			if e[0].Instance == "bad" {
@@ -370,7 +371,7 @@ func TestSlowReceiver(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBox(ev(1, "a"))
 			var why string
-			deliver(t, b, func(int, []report.Event) reply { return reply{status: 204, after: 2 * time.Minute} }, time.Hour, func(o *report.Options) {
+			deliver(t, b, func(int, []model.Event) reply { return reply{status: 204, after: 2 * time.Minute} }, time.Hour, func(o *report.Options) {
 				o.Timeout = c.timeout
 				o.Attempted = func(a report.Attempt) { why = fmt.Sprint(a.Err) }
 			})
@@ -386,7 +387,7 @@ func TestOutboxThatCantBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(ev(1, "a"))
 		b.fails = 3
-		got, _ := deliver(t, b, func(int, []report.Event) reply { return taken }, time.Hour)
+		got, _ := deliver(t, b, func(int, []model.Event) reply { return taken }, time.Hour)
 		if len(got) != 4 || len(b.taken) != 1 {
 			t.Errorf("sent %v, taken %v", got, b.taken)
 		}
@@ -397,8 +398,8 @@ func TestOutboxThatCantBeWritten(t *testing.T) {
 func TestProgressMayBeLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBox(ev(1, "b"))
-		b.once = []report.Event{ev(0, "a")}
-		got, _ := deliver(t, b, func(_ int, e []report.Event) reply {
+		b.once = []model.Event{ev(0, "a")}
+		got, _ := deliver(t, b, func(_ int, e []model.Event) reply {
 			if e[0].Instance == "a" {
 				return reply{status: 500}
 			}

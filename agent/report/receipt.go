@@ -24,6 +24,7 @@ import (
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 
+	"holdfast/agent/model"
 	"holdfast/internal/durable"
 )
 
@@ -34,7 +35,9 @@ const PayloadType = "application/vnd.holdfast.receipt+json"
 const StatementVersion = 1
 
 // Statement is the content of a receipt: this backup of this
-// instance was stored, read back and matched. Times are UTC.
+// instance was stored, read back and matched. Times are UTC. A receipt is kept and verified for
+// years, so its fields are of their own, although most are also in the record of the backup
+// (model.Result): that record changes with the program.
 type Statement struct {
 	Version  int    `json:"version"`
 	Instance string `json:"instance"`
@@ -48,14 +51,14 @@ type Statement struct {
 	// the backup from which the volumes' content came; "" where none is known
 	Parent string `json:"parent,omitempty"`
 	// the other newest backups of the instance, which this one does not descend from
-	Fork           []Fork `json:"fork,omitempty"`
-	Object         string `json:"object"`          // the manifest's key in the store
-	ManifestSHA256 string `json:"manifest_sha256"` // of the stored object, hex
-	Store          string `json:"store"`           // URL without secrets
-	Files          uint64 `json:"files"`
-	Dirs           uint64 `json:"dirs"`
-	Bytes          uint64 `json:"bytes"`      // of content, as the instance sees it
-	BytesSent      uint64 `json:"bytes_sent"` // to the store for this backup
+	Fork           []model.Fork `json:"fork,omitempty"`
+	Object         string       `json:"object"`          // the manifest's key in the store
+	ManifestSHA256 string       `json:"manifest_sha256"` // of the stored object, hex
+	Store          string       `json:"store"`           // URL without secrets
+	Files          uint64       `json:"files"`
+	Dirs           uint64       `json:"dirs"`
+	Bytes          uint64       `json:"bytes"`      // of content, as the instance sees it
+	BytesSent      uint64       `json:"bytes_sent"` // to the store for this backup
 	// Compressed is the new content by its level of compression, bytes before
 	// compression, and CompressedWhy tells in words how the levels were chosen.
 	Compressed    map[string]uint64 `json:"compressed,omitempty"`
@@ -81,12 +84,6 @@ type Statement struct {
 	// of the state folder, random: copies of one host have one Host and different identities
 	Identity string `json:"identity,omitempty"`
 	Agent    string `json:"agent"` // version
-}
-
-// Fork is another newest backup of an instance, beside the receipt's own.
-type Fork struct {
-	Backup string `json:"backup"`
-	Host   string `json:"host,omitempty"` // that made it; "" where its manifest could not be read
 }
 
 // Errors of receipts.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 )
 
@@ -137,7 +138,7 @@ func TestSigningKeyFaults(t *testing.T) {
 }
 
 func TestEventRoundTrip(t *testing.T) {
-	e := report.Event{
+	e := model.Event{
 		ID: "j-7", Type: "holdfast.backup.completed", Instance: "phone-1",
 		Time: time.Date(2026, 11, 23, 12, 0, 0, 5, time.UTC), Data: json.RawMessage(`{"receipt":{"a":1}}`),
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 )
 
@@ -33,7 +34,7 @@ type result struct {
 
 // outcome is the outcome of a request.
 type outcome struct {
-	sent    []Event
+	sent    []model.Event
 	probe   bool
 	results []result      // one for each event; empty when the request itself failed
 	err     error         // why the request failed as a whole
@@ -44,7 +45,7 @@ type outcome struct {
 }
 
 // send makes one request with one event, or with a batch of several.
-func (d *Deliverer) send(ctx context.Context, events []Event) (o outcome) {
+func (d *Deliverer) send(ctx context.Context, events []model.Event) (o outcome) {
 	began := time.Now()
 	o.sent = events
 	defer func() { o.took = time.Since(began) }()
@@ -138,7 +139,7 @@ func retryAfter(header string, now time.Time) time.Duration {
 	return max(0, d)
 }
 
-func (d *Deliverer) request(ctx context.Context, events []Event) (*http.Request, error) {
+func (d *Deliverer) request(ctx context.Context, events []model.Event) (*http.Request, error) {
 	body, kind := []byte(nil), event.ApplicationCloudEventsJSON
 	for i, e := range events {
 		one, err := Encode(e, d.opts.Source)
@@ -173,7 +174,7 @@ func (d *Deliverer) request(ctx context.Context, events []Event) (*http.Request,
 }
 
 // Encode writes the event as a CloudEvent 1.0, structured JSON.
-func Encode(e Event, source string) ([]byte, error) {
+func Encode(e model.Event, source string) ([]byte, error) {
 	ce := event.New(event.CloudEventsVersionV1)
 	ce.SetID(e.ID)
 	ce.SetType(e.Type)
@@ -194,16 +195,16 @@ func Encode(e Event, source string) ([]byte, error) {
 }
 
 // Decode reads what Encode wrote, for a control plane in Go. Seq is 0: it is the agent's own.
-func Decode(data []byte) (e Event, source string, err error) {
+func Decode(data []byte) (e model.Event, source string, err error) {
 	var ce event.Event
 	if err := json.Unmarshal(data, &ce); err != nil {
-		return Event{}, "", fmt.Errorf("decode event: %w", err)
+		return model.Event{}, "", fmt.Errorf("decode event: %w", err)
 	}
 	if err := ce.Validate(); err != nil {
-		return Event{}, "", fmt.Errorf("decode event: %w", err)
+		return model.Event{}, "", fmt.Errorf("decode event: %w", err)
 	}
 	if !json.Valid(ce.Data()) {
-		return Event{}, "", errors.New("decode event: its data is no JSON")
+		return model.Event{}, "", errors.New("decode event: its data is no JSON")
 	}
-	return Event{ID: ce.ID(), Type: ce.Type(), Instance: ce.Subject(), Time: ce.Time().UTC(), Data: ce.Data()}, ce.Source(), nil
+	return model.Event{ID: ce.ID(), Type: ce.Type(), Instance: ce.Subject(), Time: ce.Time().UTC(), Data: ce.Data()}, ce.Source(), nil
 }

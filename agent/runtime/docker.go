@@ -15,6 +15,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
+
+	"holdfast/agent/model"
 )
 
 // DockerConfig names a container of an engine on this host.
@@ -76,7 +78,7 @@ func (d *docker) Of(id string) Instance {
 
 // seen is the result of one look at the container.
 type seen struct {
-	state      State
+	state      model.RuntimeState
 	id         string
 	pid        int    // of the first process; 0 when none
 	run        string // when it was started last, by the engine's clock
@@ -95,7 +97,7 @@ func (d *docker) look(ctx context.Context) (seen, error) {
 	// Only these words say that the container is not there: the same code comes
 	// from an engine, or something before it, that does not know the call.
 	if errdefs.IsNotFound(err) && strings.Contains(strings.ToLower(err.Error()), "no such container") {
-		return seen{state: Missing}, nil
+		return seen{state: model.IsMissing}, nil
 	}
 	if err != nil {
 		return seen{}, err
@@ -113,13 +115,13 @@ func (d *docker) look(ctx context.Context) (seen, error) {
 	}
 	switch {
 	case c.State.Status == container.StateRemoving:
-		s.state = Missing // it is on its way out and can't be started
+		s.state = model.IsMissing // it is on its way out and can't be started
 	case c.State.Paused:
-		s.state = Frozen
+		s.state = model.IsFrozen
 	case c.State.Running || c.State.Restarting:
-		s.state = Running
+		s.state = model.IsRunning
 	default:
-		s.state = Stopped // created, exited, dead
+		s.state = model.IsStopped // created, exited, dead
 	}
 	return s, nil
 }
@@ -127,19 +129,19 @@ func (d *docker) look(ctx context.Context) (seen, error) {
 // sight is the part of a look that other packages keep. The time of the last start
 // changes with each start. If somebody let a paused container run for a while, only the
 // processor time of its processes shows that.
-func (s seen) sight() (Sight, error) {
-	if s.state == Missing {
-		return Sight{State: Missing}, nil
+func (s seen) sight() (model.Sight, error) {
+	if s.state == model.IsMissing {
+		return model.Sight{State: model.IsMissing}, nil
 	}
-	sight := Sight{State: s.state, ID: s.id, Run: s.run, Proof: true, Passing: s.passing}
-	sight.Killed = s.state == Stopped && s.exit == exitKilled && !s.oom
-	if s.state == Frozen {
+	sight := model.Sight{State: s.state, ID: s.id, Run: s.run, Proof: true, Passing: s.passing}
+	sight.Killed = s.state == model.IsStopped && s.exit == exitKilled && !s.oom
+	if s.state == model.IsFrozen {
 		g, err := groupOf(s.id, s.pid)
 		if err == nil {
 			sight.Work, err = g.work()
 		}
 		if err != nil {
-			return Sight{State: Unknown}, err
+			return model.Sight{State: model.IsUnknown}, err
 		}
 	}
 	return sight, nil
@@ -162,10 +164,10 @@ func (d *docker) fail(ctx context.Context, verb string, err error) error {
 	return fmt.Errorf("docker container %s: %s: %w", d.name, verb, err)
 }
 
-func (d *docker) State(ctx context.Context) (Sight, error) {
+func (d *docker) State(ctx context.Context) (model.Sight, error) {
 	ctx, cancel := limit(ctx, d.call)
 	defer cancel()
-	sight := Sight{State: Unknown}
+	sight := model.Sight{State: model.IsUnknown}
 	s, err := d.look(ctx)
 	if err == nil {
 		sight, err = s.sight()
@@ -177,7 +179,7 @@ func (d *docker) State(ctx context.Context) (Sight, error) {
 // until the container has the state want or step fails; a failed step whose state is
 // reached all the same (another program was faster) is no failure. It calls check,
 // which may be nil, with the first look, and an error of check ends reach.
-func (d *docker) reach(ctx context.Context, verb string, want State, check func(seen) error, step func(context.Context, seen) error) error {
+func (d *docker) reach(ctx context.Context, verb string, want model.RuntimeState, check func(seen) error, step func(context.Context, seen) error) error {
 	if ctx.Err() != nil {
 		return d.fail(ctx, verb, context.Cause(ctx))
 	}
@@ -186,7 +188,7 @@ func (d *docker) reach(ctx context.Context, verb string, want State, check func(
 		switch {
 		case err != nil:
 			return false, err
-		case s.state == Missing:
+		case s.state == model.IsMissing:
 			return false, ErrMissing
 		}
 		if check != nil {
@@ -205,7 +207,7 @@ func (d *docker) reach(ctx context.Context, verb string, want State, check func(
 		switch {
 		case s.state == want:
 			return true, nil
-		case s.state == Missing:
+		case s.state == model.IsMissing:
 			return false, ErrMissing
 		}
 		return false, failed
@@ -222,8 +224,8 @@ func (d *docker) Freeze(ctx context.Context) error {
 	ctx, cancel := limit(context.WithoutCancel(ctx), d.call)
 	defer cancel()
 	var refused error
-	err := d.reach(ctx, "freeze", Frozen, nil, func(ctx context.Context, s seen) error {
-		if s.state == Stopped {
+	err := d.reach(ctx, "freeze", model.IsFrozen, nil, func(ctx context.Context, s seen) error {
+		if s.state == model.IsStopped {
 			return ErrNotRunning
 		}
 		if s.restarting {
@@ -258,8 +260,8 @@ func (d *docker) Thaw(ctx context.Context) error {
 	ctx, cancel := limit(ctx, d.call)
 	defer cancel()
 	stopped := errors.New("stopped")
-	err := d.reach(ctx, "thaw", Running, nil, func(ctx context.Context, s seen) error {
-		if s.state == Stopped {
+	err := d.reach(ctx, "thaw", model.IsRunning, nil, func(ctx context.Context, s seen) error {
+		if s.state == model.IsStopped {
 			return stopped
 		}
 		_, err := d.client.ContainerUnpause(ctx, s.id, client.ContainerUnpauseOptions{})
@@ -275,8 +277,8 @@ func (d *docker) Start(ctx context.Context) error {
 	ctx, cancel := limit(ctx, d.call)
 	defer cancel()
 	started := false
-	return d.reach(ctx, "start", Running, nil, func(ctx context.Context, s seen) error {
-		if s.state == Frozen {
+	return d.reach(ctx, "start", model.IsRunning, nil, func(ctx context.Context, s seen) error {
+		if s.state == model.IsFrozen {
 			_, err := d.client.ContainerUnpause(ctx, s.id, client.ContainerUnpauseOptions{})
 			return err
 		}
@@ -291,7 +293,7 @@ func (d *docker) Start(ctx context.Context) error {
 
 // PowerDown is not cut off by the caller's context once it has begun: a container with some of its
 // processes killed must neither be thawed nor stay held.
-func (d *docker) PowerDown(ctx context.Context, held *Sight) error {
+func (d *docker) PowerDown(ctx context.Context, held *model.Sight) error {
 	if ctx.Err() != nil {
 		return d.fail(ctx, "power down", context.Cause(ctx))
 	}
@@ -299,22 +301,22 @@ func (d *docker) PowerDown(ctx context.Context, held *Sight) error {
 	defer cancel()
 	var g *group
 	run, begun, asked := "", false, false
-	var before Sight
+	var before model.Sight
 	check := func(s seen) (err error) {
 		if before, err = s.sight(); err == nil && held != nil && !before.Same(*held) {
 			err = changed(*held, before)
 		}
 		return err
 	}
-	err := d.reach(ctx, "power down", Stopped, check, func(ctx context.Context, s seen) error {
+	err := d.reach(ctx, "power down", model.IsStopped, check, func(ctx context.Context, s seen) error {
 		if begun && s.run != run {
 			return fmt.Errorf("%w: it was started again at %s", ErrChanged, s.run)
 		}
 		var err error
-		if g, err = groupOf(s.id, s.pid); err != nil && (s.state == Frozen || begun) {
+		if g, err = groupOf(s.id, s.pid); err != nil && (s.state == model.IsFrozen || begun) {
 			return err
 		}
-		if s.state == Frozen || begun {
+		if s.state == model.IsFrozen || begun {
 			run, begun = s.run, true
 			if err := g.killAllBut(s.pid); err != nil {
 				return err
@@ -340,7 +342,7 @@ func (d *docker) PowerDown(ctx context.Context, held *Sight) error {
 	if err != nil && begun {
 		// If an engine does not answer, it may or may not have carried out the request.
 		if now, again := d.State(ctx); again != nil || !now.Same(before) {
-			err = fmt.Errorf("%w: %w", ErrBegun, err)
+			err = fmt.Errorf("%w: %w", model.ErrBegun, err)
 		}
 	}
 	return err
@@ -359,11 +361,11 @@ func (d *docker) KeepDown(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return d.fail(ctx, verb, err)
-	case s.state == Missing:
+	case s.state == model.IsMissing:
 		return nil
 	case s.policy != container.RestartPolicyAlways && s.policy != container.RestartPolicyOnFailure:
 		return nil
-	case s.state != Stopped:
+	case s.state != model.IsStopped:
 		return d.fail(ctx, verb, fmt.Errorf("it is %s", s.state))
 	}
 	_, err = d.client.ContainerUpdate(ctx, s.id, client.ContainerUpdateOptions{
@@ -372,7 +374,7 @@ func (d *docker) KeepDown(ctx context.Context) error {
 	if errdefs.IsNotFound(err) || errdefs.IsNotImplemented(err) {
 		// Engines that speak docker's language need not have this call
 		// (podman before its version 5). Or the container went meanwhile.
-		if s, again := d.look(ctx); again == nil && s.state == Missing {
+		if s, again := d.look(ctx); again == nil && s.state == model.IsMissing {
 			return nil
 		}
 		err = fmt.Errorf("the engine has no such call, and may start the container when the engine or the host restarts: %w: %w", ErrUnsupported, err)
@@ -381,7 +383,7 @@ func (d *docker) KeepDown(ctx context.Context) error {
 }
 
 // changed tells how an instance differs from the sight of it when it was held.
-func changed(held, now Sight) error {
+func changed(held, now model.Sight) error {
 	switch {
 	case now.ID != held.ID:
 		return fmt.Errorf("%w: it is another one, %q and not %q", ErrChanged, now.ID, held.ID)

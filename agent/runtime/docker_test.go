@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"holdfast/agent/model"
 	"holdfast/agent/runtime"
 	"holdfast/agent/runtime/runtimetest"
 	"holdfast/internal/testbed"
@@ -135,7 +136,7 @@ func TestDockerStaysDown(t *testing.T) {
 			do(t, "keep down", s.KeepDown)
 			// the engine's first pause before a restart is 100 ms
 			time.Sleep(300 * time.Millisecond)
-			s.Expect(t, runtime.Stopped)
+			s.Expect(t, model.IsStopped)
 			res, err := engine(t, d).ContainerInspect(t.Context(), id, client.ContainerInspectOptions{})
 			if err != nil {
 				t.Fatal(err)
@@ -174,7 +175,7 @@ func TestDockerCrashLoop(t *testing.T) {
 	s := runtimetest.Subject{Instance: i}
 	do(t, "power down", down(s))
 	time.Sleep(300 * time.Millisecond)
-	s.Expect(t, runtime.Stopped)
+	s.Expect(t, model.IsStopped)
 	_, err = engine(t, d).ContainerUpdate(t.Context(), id, client.ContainerUpdateOptions{RestartPolicy: &container.RestartPolicy{Name: "no"}})
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +193,7 @@ func TestDockerEngineAway(t *testing.T) {
 	}
 	defer i.Close()
 	state, err := i.State(t.Context())
-	if state.State != runtime.Unknown || !errors.Is(err, runtime.ErrUnavailable) || !strings.Contains(err.Error(), "phone-1") {
+	if state.State != model.IsUnknown || !errors.Is(err, runtime.ErrUnavailable) || !strings.Contains(err.Error(), "phone-1") {
 		t.Errorf("no socket: %s, %v", state.State, err)
 	}
 	if err := i.PowerDown(t.Context(), nil); !errors.Is(err, runtime.ErrUnavailable) {

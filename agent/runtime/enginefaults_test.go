@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"holdfast/agent/model"
 	"holdfast/agent/runtime"
 	"holdfast/internal/testbed"
 )
@@ -109,12 +110,12 @@ func TestUnknownCallIsNoMissingContainer(t *testing.T) {
 	if err := i.PowerDown(t.Context(), &held); err != nil {
 		t.Errorf("power down: %v", err)
 	}
-	s.Expect(t, runtime.Stopped)
+	s.Expect(t, model.IsStopped)
 	if err := i.KeepDown(t.Context()); !errors.Is(err, runtime.ErrUnsupported) || errors.Is(err, runtime.ErrMissing) {
 		t.Errorf("keep down: %v", err)
 	}
 	unknown.Store("json") // the call that looks
-	if got, err := i.State(t.Context()); err == nil || errors.Is(err, runtime.ErrMissing) || got.State != runtime.Unknown {
+	if got, err := i.State(t.Context()); err == nil || errors.Is(err, runtime.ErrMissing) || got.State != model.IsUnknown {
 		t.Errorf("an engine that can't look says %+v, %v", got, err)
 	}
 	if err := i.Thaw(t.Context()); err == nil || errors.Is(err, runtime.ErrMissing) {
@@ -153,15 +154,15 @@ func TestPowerDownWhoseAnswerIsLost(t *testing.T) {
 		t.Errorf("this process was to see control groups of version 2, and the container looks like %+v", held)
 	}
 	size := s.Size(t)
-	if err := i.PowerDown(t.Context(), &held); !errors.Is(err, runtime.ErrBegun) || !errors.Is(err, runtime.ErrUnavailable) {
+	if err := i.PowerDown(t.Context(), &held); !errors.Is(err, model.ErrBegun) || !errors.Is(err, runtime.ErrUnavailable) {
 		t.Errorf("power down: %v", err)
 	}
 	away.Store(0)
 	now, err := i.State(t.Context())
-	if err != nil || now.State != runtime.Stopped || now.ID != held.ID || now.Run != held.Run || !now.Killed {
+	if err != nil || now.State != model.IsStopped || now.ID != held.ID || now.Run != held.Run || !now.Killed {
 		t.Errorf("it looked like %+v, and looks like %+v, %v", held, now, err)
 	}
-	if err := i.PowerDown(t.Context(), &held); !errors.Is(err, runtime.ErrChanged) || errors.Is(err, runtime.ErrBegun) {
+	if err := i.PowerDown(t.Context(), &held); !errors.Is(err, runtime.ErrChanged) || errors.Is(err, model.ErrBegun) {
 		t.Errorf("power down again: %v", err)
 	}
 	do(t, "keep down", i.KeepDown)
@@ -193,7 +194,7 @@ func TestPowerDownThatReachedNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	broken.Store(true)
-	if err := i.PowerDown(t.Context(), &held); err == nil || errors.Is(err, runtime.ErrBegun) {
+	if err := i.PowerDown(t.Context(), &held); err == nil || errors.Is(err, model.ErrBegun) {
 		t.Errorf("power down: %v", err)
 	}
 	broken.Store(false)
@@ -203,7 +204,7 @@ func TestPowerDownThatReachedNobody(t *testing.T) {
 	if err := i.PowerDown(t.Context(), &held); !errors.Is(err, runtime.ErrChanged) {
 		t.Errorf("power down of one that ran: %v", err)
 	}
-	s.Expect(t, runtime.Frozen)
+	s.Expect(t, model.IsFrozen)
 }
 
 // The end of a container tells whether it was killed, as a

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"holdfast/agent/model"
 )
 
 // ExecConfig has the commands that act on an instance. Each is a program and its arguments, run
@@ -77,14 +79,14 @@ func (e *execInstance) Close() error { return nil }
 // Of returns the same instance: commands know it by its id in the configuration alone.
 func (e *execInstance) Of(string) Instance { return e }
 
-func (e *execInstance) State(ctx context.Context) (Sight, error) {
+func (e *execInstance) State(ctx context.Context) (model.Sight, error) {
 	ctx, cancel := limit(ctx, e.cfg.Timeout)
 	defer cancel()
 	return e.look(ctx)
 }
 
-func (e *execInstance) look(ctx context.Context) (Sight, error) {
-	none := Sight{State: Unknown}
+func (e *execInstance) look(ctx context.Context) (model.Sight, error) {
+	none := model.Sight{State: model.IsUnknown}
 	if len(e.cfg.State) == 0 {
 		return none, nil
 	}
@@ -94,10 +96,10 @@ func (e *execInstance) look(ctx context.Context) (Sight, error) {
 	}
 	words := strings.Fields(out)
 	if len(words) == 1 || len(words) == 2 {
-		switch s := State(words[0]); s {
-		case Running, Frozen, Stopped, Missing:
-			sight := Sight{State: s, Passing: true, Killed: s == Stopped}
-			if len(words) == 2 && s != Missing {
+		switch s := model.RuntimeState(words[0]); s {
+		case model.IsRunning, model.IsFrozen, model.IsStopped, model.IsMissing:
+			sight := model.Sight{State: s, Passing: true, Killed: s == model.IsStopped}
+			if len(words) == 2 && s != model.IsMissing {
 				sight.Run, sight.Proof = words[1], true
 			}
 			return sight, nil
@@ -109,18 +111,18 @@ func (e *execInstance) look(ctx context.Context) (Sight, error) {
 
 // reach looks, runs the command if the state is another than the wanted one, and
 // looks again. With held, it does nothing unless the instance looks the same.
-func (e *execInstance) reach(ctx context.Context, verb string, want State, held *Sight, pick func(Sight) ([]string, error)) error {
+func (e *execInstance) reach(ctx context.Context, verb string, want model.RuntimeState, held *model.Sight, pick func(model.Sight) ([]string, error)) error {
 	ctx, cancel := limit(ctx, e.cfg.Timeout)
 	defer cancel()
 	sight, err := e.look(ctx)
-	if err == nil && held != nil && sight.State != Missing && !sight.Same(*held) {
+	if err == nil && held != nil && sight.State != model.IsMissing && !sight.Same(*held) {
 		err = fmt.Errorf("exec instance %s: %s: %w", e.cfg.Instance, verb, changed(*held, sight))
 	}
 	if err != nil || sight.State == want {
 		return err
 	}
 	argv, err := []string(nil), ErrMissing
-	if sight.State != Missing {
+	if sight.State != model.IsMissing {
 		argv, err = pick(sight)
 	}
 	if err != nil {
@@ -132,13 +134,13 @@ func (e *execInstance) reach(ctx context.Context, verb string, want State, held 
 	if _, err := e.run(ctx, verb, argv); err != nil {
 		return err
 	}
-	if sight.State == Unknown {
+	if sight.State == model.IsUnknown {
 		return nil
 	}
 	err = await(ctx, func() (bool, error) {
 		var err error
 		sight, err = e.look(ctx)
-		return sight.State == want || want == Stopped && sight.State == Missing, err
+		return sight.State == want || want == model.IsStopped && sight.State == model.IsMissing, err
 	})
 	if err != nil {
 		return fmt.Errorf("exec instance %s: %s: the command succeeded, but the instance is %s: %w", e.cfg.Instance, verb, sight.State, err)
@@ -147,8 +149,8 @@ func (e *execInstance) reach(ctx context.Context, verb string, want State, held 
 }
 
 func (e *execInstance) Freeze(ctx context.Context) error {
-	return e.reach(ctx, "freeze", Frozen, nil, func(s Sight) ([]string, error) {
-		if s.State == Stopped {
+	return e.reach(ctx, "freeze", model.IsFrozen, nil, func(s model.Sight) ([]string, error) {
+		if s.State == model.IsStopped {
 			return nil, ErrNotRunning
 		}
 		return e.cfg.Freeze, nil
@@ -156,18 +158,18 @@ func (e *execInstance) Freeze(ctx context.Context) error {
 }
 
 func (e *execInstance) Thaw(ctx context.Context) error {
-	return e.reach(ctx, "thaw", Running, nil, func(s Sight) ([]string, error) {
-		if s.State == Stopped {
+	return e.reach(ctx, "thaw", model.IsRunning, nil, func(s model.Sight) ([]string, error) {
+		if s.State == model.IsStopped {
 			return nil, nil
 		}
 		return e.cfg.Thaw, nil
 	})
 }
 
-func (e *execInstance) PowerDown(ctx context.Context, held *Sight) error {
+func (e *execInstance) PowerDown(ctx context.Context, held *model.Sight) error {
 	begun := false
-	var before Sight
-	err := e.reach(ctx, "power down", Stopped, held, func(now Sight) ([]string, error) {
+	var before model.Sight
+	err := e.reach(ctx, "power down", model.IsStopped, held, func(now model.Sight) ([]string, error) {
 		before, begun = now, true
 		return e.cfg.PowerDown, nil
 	})
@@ -177,7 +179,7 @@ func (e *execInstance) PowerDown(ctx context.Context, held *Sight) error {
 	if err != nil && begun {
 		// A command that fails may have done its work, in part or all of it.
 		if now, again := e.State(context.WithoutCancel(ctx)); again != nil || !now.Same(before) {
-			err = fmt.Errorf("%w: %w", ErrBegun, err)
+			err = fmt.Errorf("%w: %w", model.ErrBegun, err)
 		}
 	}
 	return err
@@ -194,13 +196,13 @@ func (e *execInstance) KeepDown(ctx context.Context) error {
 	ctx, cancel := limit(ctx, e.cfg.Timeout)
 	defer cancel()
 	now, err := e.look(ctx)
-	if err != nil || now.State != Stopped {
+	if err != nil || now.State != model.IsStopped {
 		return err
 	}
 	if _, err = e.run(ctx, "power down", e.cfg.PowerDown); err == nil {
 		return nil
 	}
-	if after, lookErr := e.look(ctx); lookErr == nil && after.State == Stopped {
+	if after, lookErr := e.look(ctx); lookErr == nil && after.State == model.IsStopped {
 		return nil
 	}
 	return err
@@ -208,9 +210,9 @@ func (e *execInstance) KeepDown(ctx context.Context) error {
 
 func (e *execInstance) Start(ctx context.Context) error {
 	e.down.Store(false)
-	return e.reach(ctx, "start", Running, nil, func(s Sight) ([]string, error) {
+	return e.reach(ctx, "start", model.IsRunning, nil, func(s model.Sight) ([]string, error) {
 		switch {
-		case s.State == Frozen:
+		case s.State == model.IsFrozen:
 			return e.cfg.Thaw, nil
 		case len(e.cfg.Start) == 0:
 			return nil, fmt.Errorf("start command: %w", ErrUnsupported)

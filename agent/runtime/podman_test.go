@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"holdfast/agent/model"
 	"holdfast/agent/runtime"
 	"holdfast/agent/runtime/runtimetest"
 	"holdfast/internal/testbed"
@@ -40,7 +41,7 @@ func TestPodmanKeepsDownOrSaysThatItCannot(t *testing.T) {
 	if err := i.KeepDown(t.Context()); err != nil && (!errors.Is(err, runtime.ErrUnsupported) || errors.Is(err, runtime.ErrMissing)) {
 		t.Errorf("keep down: %v", err)
 	}
-	if now, err := i.State(t.Context()); err != nil || now.State != runtime.Stopped || !now.Killed || now.Run != held.Run {
+	if now, err := i.State(t.Context()); err != nil || now.State != model.IsStopped || !now.Killed || now.Run != held.Run {
 		t.Errorf("it looked like %+v, and looks like %+v, %v", held, now, err)
 	}
 }

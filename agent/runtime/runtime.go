@@ -12,18 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
-)
 
-// State is the state of an instance as its driver sees it.
-type State string
-
-// The states of an instance.
-const (
-	Running State = "running" // executes, or may at any moment (a crash loop between two starts)
-	Frozen  State = "frozen"  // exists and executes nothing; goes on where it was after a thaw
-	Stopped State = "stopped" // powered down
-	Missing State = "missing" // the engine does not know it
-	Unknown State = "unknown" // the driver has no way to tell
+	"holdfast/agent/model"
 )
 
 // Errors that a caller decides on. They come wrapped, with the verb, the instance and the cause.
@@ -42,10 +32,6 @@ var (
 	// ErrChanged says that PowerDown found another instance, or another run, than held
 	// shows. It did nothing.
 	ErrChanged = errors.New("the instance is not as it was held")
-	// ErrBegun says that PowerDown failed after it had begun: the instance may be down,
-	// in part or all of it, and has to go down. An error of PowerDown without ErrBegun
-	// says that the instance is unchanged.
-	ErrBegun = errors.New("the power-down has begun")
 )
 
 // Instance acts on one instance. All verbs are idempotent, end within their time-out,
@@ -55,7 +41,7 @@ var (
 // again. Verbs on one instance that run at the same time are a fault of the caller.
 type Instance interface {
 	// State asks the engine. A missing instance is a state, an engine that is away an error.
-	State(context.Context) (Sight, error)
+	State(context.Context) (model.Sight, error)
 	// Of returns the same driver for the one instance with that identity (Sight.ID),
 	// under any name that it has by now. Without Of, or with "", the verbs act on the
 	// instance that has the configured name at that moment. Closing either closes both.
@@ -75,7 +61,7 @@ type Instance interface {
 	// held is the sight of the instance when it was frozen: PowerDown looks again right before
 	// its first act, and unless the sight is the same it does nothing (ErrChanged). With nil, a
 	// running instance is stopped in its own way, and writes while it ends. Missing: ErrMissing.
-	PowerDown(ctx context.Context, held *Sight) error
+	PowerDown(ctx context.Context, held *model.Sight) error
 	// KeepDown keeps a stopped instance from being started again by its engine
 	// when the engine or the host restarts. Nil where nothing has to be done, and
 	// for a missing one; ErrUnsupported where the engine has no way to be told.
@@ -94,37 +80,6 @@ type Instance interface {
 
 	// Close frees the driver's resources; the instance stays as it is. Idempotent.
 	Close() error
-}
-
-// Sight is one look at an instance. Two sights that are the Same,
-// both with Proof, say that the instance did not execute between
-// them. Sights are kept over restarts of the agent and of the host.
-type Sight struct {
-	State State
-	// ID is the engine's own identity of the instance, which outlives a change
-	// of its name and is never given twice; "" when the driver knows none.
-	ID string
-	// Run names the time since the instance was last started: another
-	// text after each start. "" when the driver can't tell.
-	Run string
-	// Work measures the execution of the instance in this run: the text changes with
-	// each instruction, and stays the same while the instance is frozen. "" when the
-	// instance is not frozen, and when the driver can't tell.
-	Work string
-	// Proof says that the driver can tell an untouched instance from an instance that
-	// ran in between.
-	Proof bool
-	// Passing says that the engine may forget the instance when it is powered down.
-	Passing bool
-	// Killed says that the instance is stopped and did not end in its own way, as far as the driver
-	// can tell: PowerDown of a frozen instance has this effect, and most acts of others do not.
-	Killed bool
-}
-
-// Same reports whether the instance is unchanged since the other sight, as far as the
-// driver can tell. Where one sight lacks Work, Work does not count.
-func (s Sight) Same(other Sight) bool {
-	return s.State == other.State && s.ID == other.ID && s.Run == other.Run && (s.Work == other.Work || s.Work == "" || other.Work == "")
 }
 
 // The kinds of drivers.
@@ -168,16 +123,27 @@ func New(cfg Config) (Instance, error) {
 // something writes there, so it claims nothing.
 type none struct{}
 
-func (none) State(context.Context) (Sight, error)    { return Sight{State: Unknown}, nil }
-func (n none) Of(string) Instance                    { return n }
-func (none) Freeze(context.Context) error            { return nil }
-func (none) Thaw(context.Context) error              { return nil }
-func (none) PowerDown(context.Context, *Sight) error { return nil }
-func (none) KeepDown(context.Context) error          { return nil }
-func (none) Start(context.Context) error             { return nil }
-func (none) Kind() string                            { return KindNone }
-func (none) Holds() bool                             { return false }
-func (none) Close() error                            { return nil }
+func (none) State(context.Context) (model.Sight, error) {
+	return model.Sight{State: model.IsUnknown}, nil
+}
+
+func (n none) Of(string) Instance { return n }
+
+func (none) Freeze(context.Context) error { return nil }
+
+func (none) Thaw(context.Context) error { return nil }
+
+func (none) PowerDown(context.Context, *model.Sight) error { return nil }
+
+func (none) KeepDown(context.Context) error { return nil }
+
+func (none) Start(context.Context) error { return nil }
+
+func (none) Kind() string { return KindNone }
+
+func (none) Holds() bool { return false }
+
+func (none) Close() error { return nil }
 
 // pollEvery is how often a state is looked at while it is waited for.
 const pollEvery = 50 * time.Millisecond

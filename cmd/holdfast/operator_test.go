@@ -11,6 +11,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"holdfast/agent/api"
+	"holdfast/agent/model"
 )
 
 // serveAgent serves a fakeAgent at agent.sock in the script's folder, until the script
@@ -50,7 +51,7 @@ type fakeAgent struct {
 
 var fakeTime = time.Date(2026, 11, 23, 13, 0, 0, 0, time.UTC)
 
-func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
+func (*fakeAgent) Info(context.Context, model.Caller) (api.Info, error) {
 	return api.Info{
 		Version: "1.2.3", HostID: "host-07", Started: fakeTime, Store: "obs://bucket/prefix",
 		Instances: 2, JobsActive: 1, JobsQueued: 3, ReportsPending: 4,
@@ -63,7 +64,7 @@ func (*fakeAgent) Info(context.Context, api.Caller) (api.Info, error) {
 	}, nil
 }
 
-func (*fakeAgent) Instances(context.Context, api.Caller) ([]api.InstanceInfo, error) {
+func (*fakeAgent) Instances(context.Context, model.Caller) ([]api.InstanceInfo, error) {
 	return []api.InstanceInfo{
 		{ID: "cp-1", Tenant: "t1", Runtime: "docker", State: "frozen", Release: "agent", Stage: "uploading", Volumes: []api.Volume{
 			{Name: "data", Path: "/srv/1", Snapshot: "auto", Provider: "freeze", Means: "it is read in place"}, {Name: "new", Path: "/srv/2", Snapshot: "auto"},
@@ -72,10 +73,10 @@ func (*fakeAgent) Instances(context.Context, api.Caller) ([]api.InstanceInfo, er
 	}, nil
 }
 
-func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.JobInfo, uint64, error) {
+func (*fakeAgent) Jobs(_ context.Context, _ model.Caller, f api.JobFilter) ([]api.JobInfo, uint64, error) {
 	jobs := []api.JobInfo{{
 		JobID: "j-1", TaskID: "t-1", InstanceID: "cp-1", Kind: "backup", Stage: "uploading", Status: api.StatusRunning,
-		Created: fakeTime, Progress: api.Progress{BytesRead: 3 << 20, BytesSent: 1 << 20},
+		Created: fakeTime, Progress: model.Progress{BytesRead: 3 << 20, BytesSent: 1 << 20},
 		Trouble: &api.Trouble{Name: "act_fails", Since: fakeTime, Error: "the engine is away"},
 	}}
 	if !f.Active {
@@ -84,13 +85,13 @@ func (*fakeAgent) Jobs(_ context.Context, _ api.Caller, f api.JobFilter) ([]api.
 			ErrorMsg: "store unavailable", Created: fakeTime,
 		}, api.JobInfo{
 			JobID: "j-2", TaskID: "t-2", InstanceID: "cp-3", Kind: "restore", Stage: "done", Status: api.StatusSuccess,
-			BackupID: "b-3", Created: fakeTime, Progress: api.Progress{BytesRestored: 7 << 20, BytesTotal: 7 << 20},
+			BackupID: "b-3", Created: fakeTime, Progress: model.Progress{BytesRestored: 7 << 20, BytesTotal: 7 << 20},
 		})
 	}
 	return jobs, 0, nil
 }
 
-func (*fakeAgent) RefusedReports(context.Context, api.Caller) ([]api.RefusedReport, error) {
+func (*fakeAgent) RefusedReports(context.Context, model.Caller) ([]api.RefusedReport, error) {
 	return []api.RefusedReport{{
 		Number: 7, ID: "j-1-7", Type: "holdfast.backup.completed", Time: fakeTime, InstanceID: "cp-1", TaskID: "t-1", JobID: "j-1",
 		Refused: fakeTime, Reason: "the control plane answered 410 Gone: \"a\x1b[31m\nb\"",
@@ -101,7 +102,7 @@ func (*fakeAgent) RefusedReports(context.Context, api.Caller) ([]api.RefusedRepo
 	}}, nil
 }
 
-func (*fakeAgent) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
+func (*fakeAgent) Kept(context.Context, model.Caller) ([]api.KeptContent, error) {
 	return []api.KeptContent{{
 		InstanceID: "cp-1", JobID: "j-1", Since: fakeTime, Seconds: 3600, Left: 7200, Files: 12, Bytes: 3 << 20, Newest: fakeTime, KnownBackup: "b-1", ReplacedBy: "b-2",
 		Volumes: []api.KeptVolume{{Name: "data", Path: "/srv/.holdfast-kept-j-1-data", From: "/srv/data"}},
@@ -111,44 +112,44 @@ func (*fakeAgent) Kept(context.Context, api.Caller) ([]api.KeptContent, error) {
 	}}, nil
 }
 
-func (*fakeAgent) PutBack(_ context.Context, _ api.Caller, id, job string) (api.TaskAnswer, error) {
+func (*fakeAgent) PutBack(_ context.Context, _ model.Caller, id, job string) (api.TaskAnswer, error) {
 	if id != "cp-1" || job != "" && job != "j-1" {
 		return api.TaskAnswer{}, api.Refuse(api.CodeParameter, "nothing is kept of instance %q", id)
 	}
-	return api.TaskAnswer{TaskID: "t-9", Jobs: []api.JobRef{{InstanceID: id, JobID: "j-9"}}}, nil
+	return api.TaskAnswer{TaskID: "t-9", Jobs: []model.JobRef{{Instance: id, Job: "j-9"}}}, nil
 }
 
-func (*fakeAgent) RemoveKept(_ context.Context, _ api.Caller, id, _ string) error {
+func (*fakeAgent) RemoveKept(_ context.Context, _ model.Caller, id, _ string) error {
 	if id != "cp-1" {
 		return api.Refuse(api.CodeParameter, "nothing is kept of instance %q", id)
 	}
 	return nil
 }
 
-func (*fakeAgent) GiveUpReport(context.Context, api.Caller, uint64) error { return nil }
+func (*fakeAgent) GiveUpReport(context.Context, model.Caller, uint64) error { return nil }
 
-func (*fakeAgent) RetryReport(context.Context, api.Caller, uint64) error { return nil }
+func (*fakeAgent) RetryReport(context.Context, model.Caller, uint64) error { return nil }
 
-func (*fakeAgent) DropReport(_ context.Context, _ api.Caller, number uint64) error {
+func (*fakeAgent) DropReport(_ context.Context, _ model.Caller, number uint64) error {
 	if number == 7 {
 		return api.Refuse(api.CodeParameter, "number: an instance is held for report 7")
 	}
 	return nil
 }
 
-func (*fakeAgent) Backup(_ context.Context, _ api.Caller, id string, _ [32]byte, ids []string, _ time.Time) (api.TaskAnswer, error) {
+func (*fakeAgent) Backup(_ context.Context, _ model.Caller, id string, _ [32]byte, ids []string, _ time.Time) (api.TaskAnswer, error) {
 	if ids[0] == "cp-3" {
 		return api.TaskAnswer{}, api.RefuseInstances(api.CodeInRecovery, ids[:1], "is being restored")
 	}
-	return api.TaskAnswer{TaskID: "t-" + id, Jobs: []api.JobRef{{InstanceID: ids[0], JobID: "j-9"}}}, nil
+	return api.TaskAnswer{TaskID: "t-" + id, Jobs: []model.JobRef{{Instance: ids[0], Job: "j-9"}}}, nil
 }
 
-func (f *fakeAgent) PrepareFrom(ctx context.Context, c api.Caller, id string, digest [32]byte, ids []string, backup string) (api.PrepareAnswer, error) {
+func (f *fakeAgent) PrepareFrom(ctx context.Context, c model.Caller, id string, digest [32]byte, ids []string, backup string) (api.PrepareAnswer, error) {
 	a, err := f.Backup(ctx, c, id+backup, digest, ids, time.Time{})
 	return api.PrepareAnswer{TaskAnswer: a}, err
 }
 
-func (f *fakeAgent) Loss(_ context.Context, _ api.Caller, id string) (api.Loss, error) {
+func (f *fakeAgent) Loss(_ context.Context, _ model.Caller, id string) (api.Loss, error) {
 	l := api.Loss{InstanceID: id}
 	if id == "cp-2" {
 		return l, nil
@@ -163,7 +164,7 @@ func (f *fakeAgent) Loss(_ context.Context, _ api.Caller, id string) (api.Loss, 
 	return l, nil
 }
 
-func (f *fakeAgent) AcceptLoss(ctx context.Context, c api.Caller, id string, confirmed api.LossConfirmed) (api.Loss, error) {
+func (f *fakeAgent) AcceptLoss(ctx context.Context, c model.Caller, id string, confirmed api.LossConfirmed) (api.Loss, error) {
 	if len(confirmed.Lost) != 1 || confirmed.Lost[0] != "b-2" || confirmed.BackupID != "b-1" {
 		return api.Loss{}, api.Refuse(api.CodeParameter, "lost: the store lacks other backups")
 	}
@@ -171,14 +172,14 @@ func (f *fakeAgent) AcceptLoss(ctx context.Context, c api.Caller, id string, con
 	return f.Loss(ctx, c, id)
 }
 
-func (*fakeAgent) Abandon(_ context.Context, _ api.Caller, id, job string) (api.Abandoned, error) {
+func (*fakeAgent) Abandon(_ context.Context, _ model.Caller, id, job string) (api.Abandoned, error) {
 	if id != "cp-1" || job != "j-1" {
 		return api.Abandoned{}, api.Refuse(api.CodeParameter, "job_id: another one")
 	}
 	return api.Abandoned{JobID: job, Ended: true, Message: "the agent leaves the instance as it is\nindeed"}, nil
 }
 
-func (*fakeAgent) Claims(_ context.Context, _ api.Caller, id string) ([]api.ClaimInfo, error) {
+func (*fakeAgent) Claims(_ context.Context, _ model.Caller, id string) ([]api.ClaimInfo, error) {
 	if id == "cp-9" {
 		return nil, nil
 	}
@@ -195,36 +196,36 @@ func (*fakeAgent) Claims(_ context.Context, _ api.Caller, id string) ([]api.Clai
 	return claims, nil
 }
 
-func (f *fakeAgent) TakeOverClaim(ctx context.Context, c api.Caller, id, _ string, force bool) ([]api.ClaimInfo, error) {
+func (f *fakeAgent) TakeOverClaim(ctx context.Context, c model.Caller, id, _ string, force bool) ([]api.ClaimInfo, error) {
 	if !force {
 		return nil, api.RefuseInstances(api.CodeInRecovery, []string{id}, "host \"host-08\" gave a sign of life within 1h0m0s; release the instance there, or force the takeover")
 	}
 	return f.Claims(ctx, c, id)
 }
 
-func (*fakeAgent) AcceptFork(_ context.Context, _ api.Caller, id, _ string, again bool) error {
+func (*fakeAgent) AcceptFork(_ context.Context, _ model.Caller, id, _ string, again bool) error {
 	if !again {
 		return api.RefuseInstances(api.CodeParameter, []string{id}, "the fork is decided already")
 	}
 	return nil
 }
 
-func (*fakeAgent) Drain(context.Context, api.Caller) error { return nil }
+func (*fakeAgent) Drain(context.Context, model.Caller) error { return nil }
 
-func (*fakeAgent) Cancel(_ context.Context, _ api.Caller, task string) error {
+func (*fakeAgent) Cancel(_ context.Context, _ model.Caller, task string) error {
 	if task != "t-1" {
 		return api.UnknownTask(task)
 	}
 	return nil
 }
 
-func (*fakeAgent) Release(context.Context, api.Caller, string) error { return nil }
+func (*fakeAgent) Release(context.Context, model.Caller, string) error { return nil }
 
-func (*fakeAgent) Resume(_ context.Context, _ api.Caller, id string) error {
+func (*fakeAgent) Resume(_ context.Context, _ model.Caller, id string) error {
 	return api.Refuse(api.CodeParameter, "instance_id: instance %q is not held with a stored backup", id)
 }
 
-func (f *fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send func(api.Event) error) error {
+func (f *fakeAgent) Watch(ctx context.Context, _ model.Caller, task string, send func(api.Event) error) error {
 	event := func(e api.Event) error {
 		e.Time, e.TaskID = fakeTime, task
 		return send(e)
@@ -246,7 +247,7 @@ func (f *fakeAgent) Watch(ctx context.Context, _ api.Caller, task string, send f
 		events = []func() error{
 			stage("uploading"),
 			func() error {
-				return event(api.Event{Type: api.EventProgress, JobID: "j-cp-1", InstanceID: "cp-1", Progress: &api.Progress{BytesRead: 5}})
+				return event(api.Event{Type: api.EventProgress, JobID: "j-cp-1", InstanceID: "cp-1", Progress: &model.Progress{BytesRead: 5}})
 			},
 			good,
 		}

@@ -31,7 +31,7 @@ func (a *app) watchCommand() *cobra.Command {
 	}, "watch", func(ctx context.Context, c *api.Client, args []string) error {
 		w := &watcher{
 			app: a, patience: patience,
-			bytes: make(map[string]api.Progress), stage: make(map[string]string), ended: make(map[string]int),
+			bytes: make(map[string]model.Progress), stage: make(map[string]string), ended: make(map[string]int),
 		}
 		w.progress = a.newProgress("task")
 		w.progress.emit = nil // with --json the events themselves are the lines
@@ -53,7 +53,7 @@ type watcher struct {
 	patience time.Duration
 
 	// By job.
-	bytes map[string]api.Progress
+	bytes map[string]model.Progress
 	stage map[string]string // the last that was shown
 	ended map[string]int    // status
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"holdfast/agent/auth"
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 	"holdfast/internal/obs/obstest"
 )
 
@@ -249,7 +249,7 @@ func TestContract(t *testing.T) {
 			close(acknowledge)
 		}
 	}()
-	p.setAnswer(func(e report.Event) int {
+	p.setAnswer(func(e model.Event) int {
 		if e.Type == completed {
 			<-acknowledge
 		}

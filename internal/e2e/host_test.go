@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"holdfast/agent/auth"
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 	"holdfast/internal/origin"
 	"holdfast/internal/testbed"
@@ -324,7 +325,7 @@ func (h *host) restore(instance string) string {
 }
 
 // receipt returns the statement of the one completed report of an instance, verified.
-func (h *host) receipt(e report.Event) report.Statement {
+func (h *host) receipt(e model.Event) report.Statement {
 	h.t.Helper()
 	pem, err := os.ReadFile(filepath.Join(h.dir, "signing.pem.pub"))
 	must(h.t, err)

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 	"holdfast/internal/testbed"
 )
 
@@ -41,7 +41,7 @@ func TestHeldContainersAreTouched(t *testing.T) {
 	p := startPlane(t)
 	var away atomic.Bool
 	away.Store(true)
-	p.setAnswer(func(e report.Event) int {
+	p.setAnswer(func(e model.Event) int {
 		if away.Load() && e.Type == completed {
 			return http.StatusServiceUnavailable
 		}

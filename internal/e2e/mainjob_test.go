@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 	"holdfast/internal/testbed"
 )
 
@@ -84,8 +84,8 @@ func TestMainJob(t *testing.T) {
 
 	p := startPlane(t)
 	acknowledge := make(chan struct{})
-	reached := make(chan report.Event, 1)
-	p.setAnswer(func(e report.Event) int {
+	reached := make(chan model.Event, 1)
+	p.setAnswer(func(e model.Event) int {
 		if e.Type == completed {
 			select {
 			case reached <- e:
@@ -106,7 +106,7 @@ func TestMainJob(t *testing.T) {
 	h.start("")
 	task := h.backup("request-1", "phone-1")
 
-	var report report.Event
+	var report model.Event
 	select {
 	case report = <-reached:
 	case <-time.After(patience):

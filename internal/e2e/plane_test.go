@@ -10,13 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 	"holdfast/internal/testbed"
 )
 
 // received is one event that the control plane got, and its answer.
 type received struct {
-	report.Event
+	model.Event
 	At     time.Time
 	Status int
 }
@@ -31,12 +32,12 @@ type plane struct {
 	events []received
 	// answer decides the status of an answer, and may wait before it
 	// gives it. The body follows from the status.
-	answer func(report.Event) int
+	answer func(model.Event) int
 }
 
 func startPlane(t *testing.T) *plane {
 	t.Helper()
-	p := &plane{t: t, answer: func(report.Event) int { return http.StatusOK }}
+	p := &plane{t: t, answer: func(model.Event) int { return http.StatusOK }}
 	p.server = httptest.NewTLSServer(http.HandlerFunc(p.serve))
 	t.Cleanup(func() {
 		p.server.CloseClientConnections()
@@ -74,7 +75,7 @@ func (p *plane) serve(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body) // the agent may be gone
 }
 
-func (p *plane) setAnswer(f func(report.Event) int) {
+func (p *plane) setAnswer(f func(model.Event) int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.answer = f
@@ -93,7 +94,7 @@ func (p *plane) got(kind string) (out []received) {
 }
 
 // data decodes an event's data into a map.
-func data(t *testing.T, e report.Event) map[string]any {
+func data(t *testing.T, e model.Event) map[string]any {
 	t.Helper()
 	m := map[string]any{}
 	must(t, json.Unmarshal(e.Data, &m))

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"holdfast/agent/report"
+	"holdfast/agent/model"
 	"holdfast/internal/crashpoint"
 	"holdfast/internal/obs/obstest"
 	"holdfast/internal/testbed"
@@ -236,7 +236,7 @@ func TestPrepare(t *testing.T) {
 	// begins are read in any case, also restored files.
 	time.Sleep(2500 * time.Millisecond)
 	acknowledge := make(chan struct{})
-	p.setAnswer(func(e report.Event) int {
+	p.setAnswer(func(e model.Event) int {
 		if e.Type == completed {
 			<-acknowledge
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/agent/runtime"
 )
 
@@ -96,7 +97,7 @@ func do(t *testing.T, what string, verb func(context.Context) error) {
 func (s Subject) down(ctx context.Context) error { return s.PowerDown(ctx, nil) }
 
 // sight is a look that must work.
-func sight(t *testing.T, i runtime.Instance) runtime.Sight {
+func sight(t *testing.T, i runtime.Instance) model.Sight {
 	t.Helper()
 	got, err := i.State(t.Context())
 	if err != nil {
@@ -106,10 +107,10 @@ func sight(t *testing.T, i runtime.Instance) runtime.Sight {
 }
 
 // Expect looks at the state.
-func (s Subject) Expect(t *testing.T, want runtime.State) {
+func (s Subject) Expect(t *testing.T, want model.RuntimeState) {
 	t.Helper()
 	if s.Blind {
-		want = runtime.Unknown
+		want = model.IsUnknown
 	}
 	if got := sight(t, s); got.State != want {
 		t.Fatalf("state %s; want %s", got.State, want)
@@ -181,22 +182,22 @@ func verbs(t *testing.T, s Subject) {
 	for _, step := range []struct {
 		name string
 		verb func(context.Context) error
-		want runtime.State
+		want model.RuntimeState
 	}{
-		{"start of a running one", s.Start, runtime.Running},
-		{"thaw of a running one", s.Thaw, runtime.Running},
-		{"freeze", s.Freeze, runtime.Frozen},
-		{"freeze of a frozen one", s.Freeze, runtime.Frozen},
-		{"start of a frozen one", s.Start, runtime.Running},
-		{"freeze again", s.Freeze, runtime.Frozen},
-		{"thaw", s.Thaw, runtime.Running},
-		{"freeze for the power-down", s.Freeze, runtime.Frozen},
-		{"power down", s.down, runtime.Stopped},
-		{"power down of a stopped one", s.down, runtime.Stopped},
-		{"keep down", s.KeepDown, runtime.Stopped},
-		{"keep down again", s.KeepDown, runtime.Stopped},
-		{"thaw of a stopped one", s.Thaw, runtime.Stopped},
-		{"start", s.Start, runtime.Running},
+		{"start of a running one", s.Start, model.IsRunning},
+		{"thaw of a running one", s.Thaw, model.IsRunning},
+		{"freeze", s.Freeze, model.IsFrozen},
+		{"freeze of a frozen one", s.Freeze, model.IsFrozen},
+		{"start of a frozen one", s.Start, model.IsRunning},
+		{"freeze again", s.Freeze, model.IsFrozen},
+		{"thaw", s.Thaw, model.IsRunning},
+		{"freeze for the power-down", s.Freeze, model.IsFrozen},
+		{"power down", s.down, model.IsStopped},
+		{"power down of a stopped one", s.down, model.IsStopped},
+		{"keep down", s.KeepDown, model.IsStopped},
+		{"keep down again", s.KeepDown, model.IsStopped},
+		{"thaw of a stopped one", s.Thaw, model.IsStopped},
+		{"start", s.Start, model.IsRunning},
 	} {
 		if s.Blind && strings.Contains(step.name, "stopped") {
 			continue
@@ -205,7 +206,7 @@ func verbs(t *testing.T, s Subject) {
 		if s.Holds() {
 			s.Expect(t, step.want)
 		} else {
-			s.Expect(t, runtime.Unknown)
+			s.Expect(t, model.IsUnknown)
 		}
 	}
 	do(t, "power down", s.down)
@@ -213,7 +214,7 @@ func verbs(t *testing.T, s Subject) {
 		if err := s.Freeze(t.Context()); !errors.Is(err, runtime.ErrNotRunning) {
 			t.Errorf("freeze of a stopped one: %v", err)
 		}
-		s.Expect(t, runtime.Stopped)
+		s.Expect(t, model.IsStopped)
 	}
 	for range 2 {
 		if err := s.Close(); err != nil {
@@ -263,7 +264,7 @@ func missing(t *testing.T, s Subject) {
 	}
 	id := sight(t, s).ID
 	s.Remove()
-	s.Expect(t, runtime.Missing)
+	s.Expect(t, model.IsMissing)
 	if got := sight(t, s); got.ID != "" || got.Run != "" || got.Work != "" {
 		t.Errorf("one that is missing looks like %+v", got)
 	}

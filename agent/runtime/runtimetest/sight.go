@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/agent/model"
 	"holdfast/agent/runtime"
 )
 
@@ -32,7 +33,7 @@ func frozenSight(t *testing.T, s Subject) {
 		return
 	}
 	first := sight(t, s)
-	if first.State != runtime.Frozen || first.Run == "" && first.Work == "" {
+	if first.State != model.IsFrozen || first.Run == "" && first.Work == "" {
 		t.Fatalf("it looks like %+v", first)
 	}
 	other := s.again()
@@ -65,7 +66,7 @@ func stoppedSight(t *testing.T, s Subject) {
 	frozen := sight(t, s)
 	do(t, "power down", s.down)
 	first := sight(t, s)
-	if first.State != runtime.Stopped || first.ID != frozen.ID || first.Run != "" && first.Run != frozen.Run {
+	if first.State != model.IsStopped || first.ID != frozen.ID || first.Run != "" && first.Run != frozen.Run {
 		t.Errorf("it looked like %+v before the power-down, and like %+v after it", frozen, first)
 	}
 	if !first.Proof {
@@ -77,7 +78,7 @@ func stoppedSight(t *testing.T, s Subject) {
 	}
 	do(t, "start by somebody else", s.again().Start)
 	do(t, "power down", s.down)
-	if now := sight(t, s); now.Same(first) || now.State != runtime.Stopped || now.ID != first.ID {
+	if now := sight(t, s); now.Same(first) || now.State != model.IsStopped || now.ID != first.ID {
 		t.Errorf("it was started and stopped, and looks like %+v; before it did like %+v", now, first)
 	}
 }
@@ -88,29 +89,29 @@ func ran(t *testing.T, s Subject) {
 	}
 	held := sight(t, s)
 	do(t, "thaw by somebody else", s.again().Thaw)
-	refused := func(what string, want runtime.State) {
+	refused := func(what string, want model.RuntimeState) {
 		t.Helper()
-		if err := s.PowerDown(t.Context(), &held); !errors.Is(err, runtime.ErrChanged) || errors.Is(err, runtime.ErrBegun) {
+		if err := s.PowerDown(t.Context(), &held); !errors.Is(err, runtime.ErrChanged) || errors.Is(err, model.ErrBegun) {
 			t.Errorf("power-down of one that %s: %v", what, err)
 		}
 		s.Expect(t, want)
 	}
-	refused("runs", runtime.Running)
+	refused("runs", model.IsRunning)
 	s.Writes(t)
 	do(t, "freeze by somebody else", s.again().Freeze)
-	refused("was let run", runtime.Frozen)
+	refused("was let run", model.IsFrozen)
 	do(t, "thaw", s.Thaw)
 	s.Writes(t) // nothing of it was ended
 	do(t, "power down", s.down)
-	refused("was let run until it ended", runtime.Stopped)
+	refused("was let run until it ended", model.IsStopped)
 	do(t, "start", s.Start)
 	do(t, "freeze", s.Freeze)
-	refused("was started again", runtime.Frozen)
+	refused("was started again", model.IsFrozen)
 	held = sight(t, s)
 	if err := s.PowerDown(t.Context(), &held); err != nil {
 		t.Error(err)
 	}
-	s.Expect(t, runtime.Stopped)
+	s.Expect(t, model.IsStopped)
 }
 
 func recreated(t *testing.T, s Subject) {
@@ -120,10 +121,10 @@ func recreated(t *testing.T, s Subject) {
 	held := sight(t, s)
 	old := s.Of(held.ID)
 	s.Recreate()
-	if now := sight(t, s); now.ID == held.ID || now.State != runtime.Running {
+	if now := sight(t, s); now.ID == held.ID || now.State != model.IsRunning {
 		t.Errorf("the new one looks like %+v, the old one like %+v", now, held)
 	}
-	if now := sight(t, old); now.State != runtime.Missing {
+	if now := sight(t, old); now.State != model.IsMissing {
 		t.Errorf("the old one looks like %+v", now)
 	}
 	allMissing(t, old)
@@ -134,7 +135,7 @@ func recreated(t *testing.T, s Subject) {
 	if err := s.PowerDown(t.Context(), &held); !errors.Is(err, runtime.ErrChanged) {
 		t.Errorf("power-down by the name: %v", err)
 	}
-	s.Expect(t, runtime.Frozen)
+	s.Expect(t, model.IsFrozen)
 	do(t, "thaw of the new one", s.Thaw)
 	s.Writes(t)
 }
@@ -145,7 +146,7 @@ func renamed(t *testing.T, s Subject) {
 	}
 	held := sight(t, s)
 	s.Rename()
-	s.Expect(t, runtime.Missing)
+	s.Expect(t, model.IsMissing)
 	of := s.Of(held.ID)
 	if now := sight(t, of); !now.Same(held) {
 		t.Errorf("it looks like %+v, and did like %+v", now, held)
@@ -158,7 +159,7 @@ func renamed(t *testing.T, s Subject) {
 		t.Error(err)
 	}
 	do(t, "keep down", of.KeepDown)
-	if now := sight(t, of); now.State != runtime.Stopped || now.ID != held.ID {
+	if now := sight(t, of); now.State != model.IsStopped || now.ID != held.ID {
 		t.Errorf("it looks like %+v after the power-down", now)
 	}
 	do(t, "start", of.Start)
@@ -214,7 +215,7 @@ func rebooted(t *testing.T, s Subject) {
 	if now.Same(held) {
 		t.Errorf("it looks as before the restart of the host: %+v", now)
 	}
-	if err := s.Of(held.ID).PowerDown(t.Context(), &held); now.State != runtime.Stopped && !errors.Is(err, runtime.ErrChanged) {
+	if err := s.Of(held.ID).PowerDown(t.Context(), &held); now.State != model.IsStopped && !errors.Is(err, runtime.ErrChanged) {
 		t.Errorf("power down: %v", err)
 	}
 }

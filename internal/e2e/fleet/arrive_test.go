@@ -110,7 +110,7 @@ func (d *tablet) named(ctx context.Context, h *host, backup string) (work, error
 		a, err := h.socket.Prepare(ctx, request, []string{d.id}, backup)
 		if err == nil && len(a.Jobs) == 1 {
 			d.f.trail.count("restores of a named backup")
-			return work{h: h, task: a.TaskID, job: a.Jobs[0].JobID, began: time.Now()}, nil
+			return work{h: h, task: a.TaskID, job: a.Jobs[0].Job, began: time.Now()}, nil
 		}
 		if n%15 == 14 {
 			d.tend(ctx, h)

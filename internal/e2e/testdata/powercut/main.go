@@ -29,6 +29,7 @@ import (
 	"time"
 	"unsafe"
 
+	"holdfast/agent/model"
 	"holdfast/agent/report"
 )
 
@@ -154,7 +155,7 @@ func (i *instance) act(verb string) string {
 }
 
 // take is the control plane's side of a report.
-func (i *instance) take(e report.Event, job string, old bool) {
+func (i *instance) take(e model.Event, job string, old bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if before := i.said[job]; !old && before != e.Type && (before == completed && e.Type != released && e.Type != failed || i.jobs[job]) {
@@ -397,7 +398,7 @@ func main() {
 		if e.Type == "" {
 			w.instances[e.Instance].tasks[e.Request] = e.Task
 		} else {
-			w.instances[e.Instance].take(report.Event{Type: e.Type}, e.Job, true)
+			w.instances[e.Instance].take(model.Event{Type: e.Type}, e.Job, true)
 		}
 	}
 	w.log, err = os.OpenFile("/disk/plane.log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
