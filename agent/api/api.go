@@ -45,59 +45,6 @@ func (f AuthFunc) Authenticate(ctx context.Context, token string) (model.Caller,
 	return f(ctx, token)
 }
 
-// Service does the work of the calls. All methods may be called from many goroutines
-// at the same time. An error that is an *Error is answered as it is; any other
-// becomes .9999 with a reference, and its text goes to the log only. Methods check
-// whose the things are (Caller.Sees); the handlers have checked the role already.
-type Service interface {
-	Preparer
-	Throttler
-	Refuser
-	Forker
-	Keeper
-	WaysOut
-	Claims
-	// Backup accepts one command for all of instanceIDs or for none, and returns once the task
-	// is in the journal. The ids have the right form and no duplicates. The same requestID of
-	// the same tenant with the same digest gives the first answer again, with another digest an
-	// Error with CodeParameter. Request ids of different tenants (Caller.Tenant) are different
-	// commands. The deadline is when the host is needed; zero when there is no haste.
-	Backup(ctx context.Context, c model.Caller, requestID string, digest [32]byte, instanceIDs []string, deadline time.Time) (TaskAnswer, error)
-	// Reports calls send for each report after the report with the number after, or
-	// with nil for the reports from now on, until the context ends (nil), or send
-	// fails (its error). The caller gets the reports that it may see. A ReportEvent
-	// of ReportGap comes first where some in between are no longer kept, and an
-	// event without a type now and then, to find readers that are gone.
-	Reports(ctx context.Context, c model.Caller, after *uint64, send func(ReportEvent) error) error
-	// Task tells how a task stands. A task that is not there and one
-	// that the caller may not see are the same UnknownTask error.
-	Task(ctx context.Context, c model.Caller, taskID string) (TaskStatus, error)
-	// Watch calls send for what happened to the task's jobs so far in short (at
-	// least their present stage), then for each event as it comes, and returns nil
-	// when all jobs have ended, the context's error, or the error of send. send is
-	// called on the goroutine of Watch. Unknown tasks as in Task, before any event.
-	Watch(ctx context.Context, c model.Caller, taskID string, send func(Event) error) error
-	// Info is about the agent as a whole.
-	Info(ctx context.Context, c model.Caller) (Info, error)
-	// Instances lists the instances that the caller may see, sorted by id.
-	Instances(ctx context.Context, c model.Caller) ([]InstanceInfo, error)
-	// Jobs lists the jobs that the caller may see and the filter lets through, newest first,
-	// at most f.Limit of them. next is f.Before for the jobs that follow; 0 when none do.
-	Jobs(ctx context.Context, c model.Caller, f JobFilter) (list []JobInfo, next uint64, err error)
-	// Cancel undoes those jobs of a task that are not past their commit point;
-	// each instance is left running. A job that was cancelled before is no error; where no
-	// job of the task can be cancelled, the refusal says of each why.
-	Cancel(ctx context.Context, c model.Caller, taskID string) error
-	// Release powers down an instance that is held with a backup
-	// reported and acknowledged. Done twice is no error.
-	Release(ctx context.Context, c model.Caller, instanceID string) error
-	// Resume lets an instance that is held run again; its backup stays. Done twice is no error.
-	Resume(ctx context.Context, c model.Caller, instanceID string) error
-	// Drain stops taking commands; what runs is finished. It returns
-	// at once; Info tells when it is done.
-	Drain(ctx context.Context, c model.Caller) error
-}
-
 // TaskAnswer is the answer to an accepted command.
 type TaskAnswer struct {
 	TaskID string         `json:"task_id"`

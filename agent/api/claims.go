@@ -5,42 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"time"
-
-	"holdfast/agent/model"
 )
-
-// Claims is the part of a Service about the claims by which hosts say that they have instances.
-type Claims interface {
-	// Claims lists the claims on an instance, or on all instances
-	// of this host with "", in the order of the instances.
-	Claims(ctx context.Context, c model.Caller, instanceID string) ([]ClaimInfo, error)
-	// TakeOverClaim gives this host the claim on an instance, and returns the claims of other hosts
-	// that it took. It is refused where no other host has a claim, and, without force, where
-	// the other host gave a sign of life lately. reason is for people.
-	TakeOverClaim(ctx context.Context, c model.Caller, instanceID, reason string, force bool) ([]ClaimInfo, error)
-}
-
-// ClaimInfo is a claim on an instance.
-type ClaimInfo struct {
-	InstanceID string `json:"instance_id"`
-	Host       string `json:"host"`
-	ThisHost   bool   `json:"this_host"`
-	JobID      string `json:"job_id"`
-	BackupID   string `json:"backup_id,omitempty"` // that the host prepared
-	// Since is by the clock of that host, and Renewed, the last sign of life, by the clock of the
-	// store. SilentSeconds compares Renewed with the clock of this host; never below 0.
-	Since         time.Time `json:"since"`
-	Renewed       time.Time `json:"renewed"`
-	SilentSeconds float64   `json:"silent_seconds"`
-	// Took counts the claims of other hosts that it took over, and Reason says why.
-	Took   int    `json:"took,omitempty"`
-	Reason string `json:"reason,omitempty"`
-}
-
-type claimList struct {
-	Claims []ClaimInfo `json:"claims"`
-}
 
 // maxReason bounds the reason of a takeover, bytes.
 const maxReason = 1024

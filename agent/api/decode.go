@@ -229,3 +229,13 @@ func eachField(body []byte, fn func(key string, raw json.RawMessage) error) erro
 	}
 	return nil
 }
+
+// backupPattern is the form of the ids of backups and jobs, as far as a caller may send them.
+var backupPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+
+func decodeID(key string, raw json.RawMessage, id *string) error {
+	if !text(raw, id) || !backupPattern.MatchString(*id) {
+		return Refuse(CodeParameter, "%s: must be an id, got %s", key, Quote(string(raw)))
+	}
+	return nil
+}

@@ -8,15 +8,6 @@ import (
 	"holdfast/agent/model"
 )
 
-// Forker is the part of a Service about backups that do not descend from each other.
-type Forker interface {
-	// AcceptFork decides that a backup is the newest one of its instance:
-	// the one of that id, or with "" the last that this host made. It is
-	// refused where that one makes no fork, and where the fork is decided already for
-	// another backup, unless it is to be decided again. Done twice is no error.
-	AcceptFork(ctx context.Context, c model.Caller, instanceID, backup string, again bool) error
-}
-
 // maxBackupID bounds the id of a backup in a request, bytes.
 const maxBackupID = 128
 

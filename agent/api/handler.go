@@ -1,45 +1,19 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
 	"path"
 	"runtime/debug"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"holdfast/agent/model"
-	"holdfast/internal/contain"
 )
-
-// Limits on a caller's requests.
-const (
-	// MaxBodyBytes is some hundred times what 100 ids take.
-	MaxBodyBytes = 64 << 10
-	// MaxInstances is the contract's limit on a batch.
-	MaxInstances = 100
-	// MaxRequestIDBytes holds any UUID or trace id; the id is kept in the journal.
-	MaxRequestIDBytes = 128
-	// MaxTokenBytes holds IAM's longest tokens (PKI form, about 8 KiB with many roles).
-	MaxTokenBytes = 16 << 10
-	// MaxExecuteMsgBytes is the contract's limit on execute_msg.
-	MaxExecuteMsgBytes = 1024
-	// maxTaskIDBytes is above the length of any id that the agent gives out.
-	maxTaskIDBytes = 128
-)
-
-// retryAuth is when a caller may try again whose token could not be checked.
-const retryAuth = 5 * time.Second
 
 // The contract's headers.
 const (
@@ -103,21 +77,6 @@ type handler struct {
 	streams            streams
 }
 
-// NewHandler serves the control plane's contract, and the agent's own calls under /v1/agent/,
-// to callers with tokens. It is safe for concurrent use, as Service and Authenticator must be.
-func NewHandler(s Service, a Authenticator, o Options) http.Handler {
-	if a == nil {
-		panic("api: NewHandler without an Authenticator")
-	}
-	return newHandler(s, a, o, slices.Concat(contractRoutes, prepareRoutes, agentRoutes, wayOutRoutes))
-}
-
-// NewOperatorHandler serves the agent's own calls to everybody who can open the socket that
-// it is served on: its callers are operators, without tokens. Never serve it on a network.
-func NewOperatorHandler(s Service, o Options) http.Handler {
-	return newHandler(s, nil, o, slices.Concat(agentRoutes, wayOutRoutes))
-}
-
 // access is a route's demand on the caller's role.
 type access int
 
@@ -133,40 +92,6 @@ type route struct {
 	access       access
 	do           func(h *handler, q *request) (any, error)
 }
-
-var contractRoutes = []route{
-	{http.MethodPost, "/v1/instances/backup", toCommand, (*handler).backup},
-	{http.MethodGet, "/v1/instances/tasks/{task_id}", toSee, (*handler).task},
-}
-
-// request is one call under way.
-type request struct {
-	w        *response
-	r        *http.Request
-	caller   model.Caller
-	id       string // x-request-id
-	streamed bool   // do has written the answer itself
-	seen     *Exchange
-}
-
-// response notes whether an answer has begun.
-type response struct {
-	http.ResponseWriter
-	begun bool
-}
-
-func (w *response) WriteHeader(status int) {
-	w.begun = true
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *response) Write(p []byte) (int, error) {
-	w.begun = true
-	return w.ResponseWriter.Write(p)
-}
-
-// Unwrap lets http.ResponseController reach the connection.
-func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func newHandler(s Service, a Authenticator, o Options, routes []route) http.Handler {
 	h := &handler{service: s, auth: a, log: o.Log, observe: o.Observe, audit: o.Audit, peer: o.Peer, refuses: o.Refuse, mux: http.NewServeMux()}
@@ -265,84 +190,6 @@ func (h *handler) done(q *request) {
 	if h.observe != nil {
 		h.observe(*q.seen)
 	}
-}
-
-// note brings the known facts about the call into its Exchange.
-func (q *request) note() {
-	q.seen.Duration = time.Since(q.seen.Start)
-	q.seen.RequestID, q.seen.Caller = q.id, q.caller
-}
-
-// refuse answers with an error of the contract, or hides one of ours behind a reference.
-func (h *handler) refuse(q *request, err error) {
-	var e *Error
-	if !errors.As(err, &e) {
-		h.fail(q, err)
-		return
-	}
-	if e.RetryAfter > 0 {
-		seconds := int64((e.RetryAfter + time.Second - 1) / time.Second)
-		q.w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
-	}
-	status := e.Status
-	if status == 0 { // an Error made by hand
-		status = statusOf(e.Code)
-	}
-	h.answer(q, status, e.Code, e.Msg, nil)
-}
-
-// fail answers .9999 with a reference and logs what happened under the same reference.
-func (h *handler) fail(q *request, err error, attrs ...any) {
-	if p := contain.Of(err); p != nil { // on a goroutine that the call started
-		q.seen.Panicked = true
-		attrs = append(attrs, "stack", string(p.Stack))
-	}
-	ref := newID()
-	q.seen.Reference = ref
-	level := slog.LevelError
-	if q.r.Context().Err() != nil && errors.Is(err, context.Canceled) {
-		level = slog.LevelDebug // the caller hung up; nobody reads the answer
-	}
-	h.log.Log(context.WithoutCancel(q.r.Context()), level, "call failed", append([]any{
-		"reference", ref, "method", q.r.Method, "route", q.seen.Route, "request_id", q.id, "error", err.Error(),
-	}, attrs...)...)
-	h.answer(q, http.StatusInternalServerError, CodeInternal, "internal service error, reference "+ref, nil)
-}
-
-// answer is the form of every answer.
-type answer struct {
-	Code string `json:"error_code"`
-	Msg  string `json:"error_msg"`
-	Data any    `json:"data,omitempty"`
-	besides
-}
-
-// answer writes an answer unless one has begun.
-func (h *handler) answer(q *request, status int, code, msg string, data any) {
-	q.seen.Status, q.seen.Code = status, code
-	if q.w.begun {
-		return
-	}
-	if h.audit != nil && q.seen.Command {
-		q.note()
-		h.audit(*q.seen)
-	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	data, beside := split(data)
-	if err := enc.Encode(answer{code, msg, data, beside}); err != nil {
-		// Only a time beyond year 9999 or a broken Service gets here;
-		// it is a panic of ours, caught by serve.
-		panic(err)
-	}
-	hd := q.w.Header()
-	hd.Set("Content-Type", "application/json")
-	hd.Set("Content-Length", strconv.Itoa(b.Len()))
-	hd.Set("Cache-Control", "no-store")
-	hd.Set("X-Content-Type-Options", "nosniff")
-	q.w.WriteHeader(status)
-	_, _ = q.w.Write(b.Bytes()) // the caller is gone; there is nobody to tell
 }
 
 // admit checks the headers in the contract's order, finds the
@@ -455,52 +302,5 @@ func requestID(h http.Header, required bool) (string, error) {
 	if len(id) > MaxRequestIDBytes || strings.ContainsFunc(id, bad) {
 		return "", Refuse(CodeParameter, "x-request-id: must be 1 to %d visible ASCII characters, got %s", MaxRequestIDBytes, Quote(id))
 	}
-	return id, nil
-}
-
-// newID gives 64 random bits in hex: enough to tell the calls of a log's lifetime apart.
-func newID() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return hex.EncodeToString(b[:])
-}
-
-// backup is POST /v1/instances/backup.
-func (h *handler) backup(q *request) (any, error) {
-	cmd, err := h.command(q, decodeBackup)
-	if err != nil {
-		return nil, err
-	}
-	a, err := h.service.Backup(q.r.Context(), q.caller, q.id, cmd.digest(), cmd.ids, cmd.deadline)
-	a.Jobs = notNil(a.Jobs)
-	q.seen.Task = a.TaskID
-	return a, err
-}
-
-// task is GET /v1/instances/tasks/{task_id}.
-func (h *handler) task(q *request) (any, error) {
-	id, err := q.taskID()
-	if err != nil {
-		return nil, err
-	}
-	st, err := h.service.Task(q.r.Context(), q.caller, id)
-	if err != nil {
-		return nil, err
-	}
-	jobs := make([]JobStatus, len(st.Jobs)) // never null in JSON, and not the Service's own slice
-	for i, j := range st.Jobs {
-		j.ExecuteMsg = cut(strings.ToValidUTF8(j.ExecuteMsg, "?"), MaxExecuteMsgBytes)
-		jobs[i] = j
-	}
-	return TaskStatus{Jobs: jobs}, nil
-}
-
-// taskID gives the task of the path. An impossible id counts as a missing task.
-func (q *request) taskID() (string, error) {
-	id := q.r.PathValue("task_id")
-	if len(id) > maxTaskIDBytes {
-		return "", UnknownTask(id)
-	}
-	q.seen.Task = id
 	return id, nil
 }

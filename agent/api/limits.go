@@ -12,6 +12,25 @@ import (
 	"holdfast/agent/model"
 )
 
+// Limits on a caller's requests.
+const (
+	// MaxBodyBytes is some hundred times what 100 ids take.
+	MaxBodyBytes = 64 << 10
+	// MaxInstances is the contract's limit on a batch.
+	MaxInstances = 100
+	// MaxRequestIDBytes holds any UUID or trace id; the id is kept in the journal.
+	MaxRequestIDBytes = 128
+	// MaxTokenBytes holds IAM's longest tokens (PKI form, about 8 KiB with many roles).
+	MaxTokenBytes = 16 << 10
+	// MaxExecuteMsgBytes is the contract's limit on execute_msg.
+	MaxExecuteMsgBytes = 1024
+	// maxTaskIDBytes is above the length of any id that the agent gives out.
+	maxTaskIDBytes = 128
+)
+
+// retryAuth is when a caller may try again whose token could not be checked.
+const retryAuth = 5 * time.Second
+
 // Limits on how often and how much a caller asks.
 const (
 	// addressFactor is how many callers' worth of requests one address may send: a control plane

@@ -1,60 +1,17 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
-
-	"holdfast/agent/model"
 )
 
 // eventWriteTimeout bounds how long one event may take to leave: a reader that stands still for
 // longer loses its stream and may ask again.
 const eventWriteTimeout = 30 * time.Second
-
-// agentRoutes are the agent's own calls. Operators reach them by the
-// socket; holders of tokens by the network too, as far as their role
-// goes (a control plane must release and resume its held instances).
-var agentRoutes = []route{
-	{http.MethodGet, "/v1/agent/openapi.json", toSee, (*handler).openapi},
-	{http.MethodGet, "/v1/agent/info", toSee, (*handler).info},
-	{http.MethodGet, "/v1/agent/instances", toSee, (*handler).instances},
-	{http.MethodGet, "/v1/agent/jobs", toSee, (*handler).jobs},
-	{http.MethodGet, "/v1/agent/events", toSee, (*handler).reports},
-	{http.MethodGet, "/v1/agent/reports", toOperate, (*handler).refusedReports},
-	{http.MethodPost, "/v1/agent/reports/{number}/retry", toOperate, (*handler).retryReport},
-	{http.MethodPost, "/v1/agent/reports/{number}/give-up", toOperate, (*handler).giveUpReport},
-	{http.MethodPost, "/v1/agent/reports/{number}/drop", toOperate, (*handler).dropReport},
-	{http.MethodGet, "/v1/agent/tasks/{task_id}", toSee, (*handler).taskJobs},
-	{http.MethodGet, "/v1/agent/tasks/{task_id}/events", toSee, (*handler).events},
-	{http.MethodPost, "/v1/agent/tasks/{task_id}/cancel", toCommand, (*handler).cancel},
-	{http.MethodPost, "/v1/agent/instances/{instance_id}/release", toCommand, (*handler).release},
-	{http.MethodPost, "/v1/agent/instances/{instance_id}/resume", toCommand, (*handler).resume},
-	{http.MethodPost, "/v1/agent/instances/{instance_id}/accept-fork", toOperate, (*handler).acceptFork},
-	{http.MethodGet, "/v1/agent/kept", toOperate, (*handler).kept},
-	{http.MethodPost, "/v1/agent/instances/{instance_id}/kept/put-back", toOperate, (*handler).putBack},
-	{http.MethodPost, "/v1/agent/instances/{instance_id}/kept/remove", toOperate, (*handler).removeKept},
-	{http.MethodPost, "/v1/agent/backup", toOperate, (*handler).backup},
-	{http.MethodPost, "/v1/agent/drain", toOperate, (*handler).drain},
-	{http.MethodGet, "/v1/agent/throttle", toOperate, (*handler).throttle},
-	{http.MethodPut, "/v1/agent/throttle", toOperate, (*handler).setThrottle},
-}
-
-// Lists as they are sent: an object, so that fields can be added beside the list.
-type (
-	instanceList struct {
-		Instances []InstanceInfo `json:"instances"`
-	}
-	jobList struct {
-		Jobs []JobInfo `json:"jobs"`
-		// Next is the query parameter before of the next page; 0 when this page is the last.
-		Next uint64 `json:"next,omitempty"`
-	}
-)
 
 func (h *handler) info(q *request) (any, error) {
 	return h.service.Info(q.r.Context(), q.caller)
@@ -64,10 +21,6 @@ func (h *handler) instances(q *request) (any, error) {
 	list, err := h.service.Instances(q.r.Context(), q.caller)
 	return instanceList{notNil(list)}, err
 }
-
-// maxJobs is the most jobs of one page of a list, and how many a
-// page has where the caller says nothing: some 500 KB.
-const maxJobs = 1000
 
 // jobs takes ?instance=ID, ?active=true, and for pages ?limit=N and ?before=N.
 func (h *handler) jobs(q *request) (any, error) {
@@ -127,19 +80,8 @@ func (h *handler) cancel(q *request) (any, error) {
 }
 
 func (h *handler) release(q *request) (any, error) { return h.onInstance(q, h.service.Release) }
-func (h *handler) resume(q *request) (any, error)  { return h.onInstance(q, h.service.Resume) }
 
-func (h *handler) onInstance(q *request, do func(context.Context, model.Caller, string) error) (any, error) {
-	id := q.r.PathValue("instance_id")
-	if !instancePattern.MatchString(id) {
-		return nil, badID("instance_id", id)
-	}
-	if err := noBody(q.w, q.r); err != nil {
-		return nil, err
-	}
-	q.seen.Instances = []string{id}
-	return nil, do(q.r.Context(), q.caller, id)
-}
+func (h *handler) resume(q *request) (any, error) { return h.onInstance(q, h.service.Resume) }
 
 func (h *handler) drain(q *request) (any, error) {
 	if err := noBody(q.w, q.r); err != nil {
@@ -247,12 +189,4 @@ func (s *stream) write(text []byte) error {
 	}
 	_ = s.ctl.SetWriteDeadline(time.Time{})
 	return s.broken
-}
-
-// notNil makes an empty list [] in JSON, where nil would be null.
-func notNil[T any](list []T) []T {
-	if list == nil {
-		return []T{}
-	}
-	return list
 }

@@ -4,44 +4,9 @@ import (
 	"context"
 	"net/http"
 	"strconv"
-	"time"
 
 	"holdfast/agent/model"
 )
-
-// Refuser is the part of a Service about reports that the control plane does not take.
-type Refuser interface {
-	// RefusedReports lists the reports that were refused for good and, of the reports that
-	// wait for their acknowledgement, the oldest of each instance; each kind oldest first.
-	RefusedReports(ctx context.Context, c model.Caller) ([]RefusedReport, error)
-	// GiveUpReport takes a waiting report out of its line, as if the control plane had refused it.
-	GiveUpReport(ctx context.Context, c model.Caller, number uint64) error
-	// RetryReport sends one again, with the id that it had. An
-	// instance that is held for it goes on when it is acknowledged.
-	RetryReport(ctx context.Context, c model.Caller, number uint64) error
-	// DropReport forgets one: the control plane never gets it. It is
-	// refused while an instance is held for the report.
-	DropReport(ctx context.Context, c model.Caller, number uint64) error
-}
-
-// RefusedReport is a report that the control plane refused for
-// good, or that waits for its acknowledgement. Times are UTC.
-type RefusedReport struct {
-	Number     uint64    `json:"number"` // as ReportEvent.Seq
-	ID         string    `json:"id"`
-	Type       string    `json:"type"`
-	Time       time.Time `json:"time"` // of the reported state
-	InstanceID string    `json:"instance_id"`
-	TaskID     string    `json:"task_id"`
-	JobID      string    `json:"job_id"`
-	Refused    time.Time `json:"refused,omitzero"` // zero for a report that waits
-	// who refused it and why, or why it was not acknowledged when it was sent last
-	Reason string `json:"reason,omitempty"`
-}
-
-type refusedList struct {
-	Reports []RefusedReport `json:"reports"`
-}
 
 // UnknownReport is the refusal for a number that none of the reports has which the call is about.
 func UnknownReport(number string) *Error {

@@ -9,30 +9,10 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"time"
 )
-
-// ReportGap is the type of a ReportEvent that tells about events that
-// are no longer kept: Seq is the number of the last missing event.
-const ReportGap = "gap"
 
 // headerLastEvent is the header by which a reader of server-sent events names its last event.
 const headerLastEvent = "Last-Event-ID"
-
-// ReportEvent is the content of one report to the control plane. Its number, Seq, grows
-// over the journal's life and is the id of the server-sent event; its type is the event's.
-// The event (model.Event) also names its tenant, by which the Service picks the readers.
-type ReportEvent struct {
-	Seq uint64 `json:"seq"`
-	// as in reports, such as holdfast.backup.completed; ReportGap; "" keeps the line alive
-	Type       string          `json:"type"`
-	ID         string          `json:"id,omitempty"`
-	Time       time.Time       `json:"time,omitzero"` // UTC
-	InstanceID string          `json:"instance_id,omitempty"`
-	TaskID     string          `json:"task_id,omitempty"`
-	JobID      string          `json:"job_id,omitempty"`
-	Data       json.RawMessage `json:"data,omitempty"`
-}
 
 // reports is GET /v1/agent/events.
 func (h *handler) reports(q *request) (any, error) {

@@ -2,12 +2,9 @@ package api
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"strconv"
-	"time"
 
-	"holdfast/agent/model"
 	"holdfast/internal/obs"
 )
 
@@ -19,54 +16,6 @@ const (
 	// MaxThrottleRequests a second is more than any store answers to one host.
 	MaxThrottleRequests = 100_000
 )
-
-// Throttler is the part of a Service that bounds the traffic of the host's store.
-type Throttler interface {
-	// Throttle tells which limits hold now, and why.
-	Throttle(ctx context.Context, c model.Caller) (Throttle, error)
-	// SetThrottle replaces the operator's limits by s, for calls under way too, until the agent
-	// ends. The configuration gives the limits that s leaves out. It returns the limits in force.
-	SetThrottle(ctx context.Context, c model.Caller, s ThrottleSetting) (Throttle, error)
-}
-
-// Where a limit comes from.
-const (
-	FromOperator      = "operator"      // set by a call, until the agent ends
-	FromSchedule      = "schedule"      // a window of the configuration's bandwidth.schedule
-	FromConfiguration = "configuration" // bandwidth, outside of all windows
-)
-
-// Throttle is what bounds the calls to the host's store, over all its jobs.
-type Throttle struct {
-	Up         Limit     `json:"up"`       // bytes a second
-	Down       Limit     `json:"down"`     // bytes a second
-	Requests   Limit     `json:"requests"` // a second
-	NextChange time.Time `json:"next_change,omitzero"`
-	// Requests under way, requests that wait for one of them to end, and how many
-	// may be under way: as many as the agent found out that the store bears.
-	InFlight int `json:"in_flight"`
-	Waiting  int `json:"waiting"`
-	Level    int `json:"level"`
-}
-
-// Limit is one limit and where it comes from.
-type Limit struct {
-	Limit int64  `json:"limit"` // 0 is none
-	From  string `json:"from"`  // one of the From constants
-}
-
-// InForce tells whether anything is limited.
-func (t Throttle) InForce() bool {
-	return t.Up.Limit != 0 || t.Down.Limit != 0 || t.Requests.Limit != 0
-}
-
-// ThrottleSetting is an operator's setting: 0 is no limit, nil the limit of the configuration.
-type ThrottleSetting struct {
-	// bytes a second, 0 or obs.MinRate to MaxThrottleBytes
-	Up       *int64 `json:"up,omitempty"`
-	Down     *int64 `json:"down,omitempty"`     // the same
-	Requests *int64 `json:"requests,omitempty"` // a second, 0 to MaxThrottleRequests
-}
 
 func (h *handler) throttle(q *request) (any, error) {
 	return h.service.Throttle(q.r.Context(), q.caller)

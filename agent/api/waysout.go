@@ -5,75 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
-	"regexp"
-	"time"
-
-	"holdfast/agent/model"
 )
-
-// WaysOut is the part of a Service by which an operator
-// leads an instance out of a state that nothing else ends.
-type WaysOut interface {
-	// PrepareFrom is Prepare for an operator, and restores the backup of that id instead
-	// of the newest; "" is the newest. With an id the command is for one instance.
-	PrepareFrom(ctx context.Context, c model.Caller, requestID string, digest [32]byte, instanceIDs []string, backupID string) (PrepareAnswer, error)
-	// Loss tells which backups of the instance this host knows and the store lacks.
-	Loss(ctx context.Context, c model.Caller, instanceID string) (Loss, error)
-	// AcceptLoss accepts a loss that Loss told of, so that the newest backup in the store
-	// counts from now on. It is refused where the loss is another than the confirmed one.
-	AcceptLoss(ctx context.Context, c model.Caller, instanceID string, confirmed LossConfirmed) (Loss, error)
-	// Abandon gives up the unfinished job of that id, and leaves the instance as it is. It is
-	// refused where the job has another way out, or is not the job of the instance.
-	Abandon(ctx context.Context, c model.Caller, instanceID, jobID string) (Abandoned, error)
-}
-
-// Loss lists the backups of an instance that this host knows and the store does not have.
-type Loss struct {
-	InstanceID string        `json:"instance_id"`
-	Lost       []KnownBackup `json:"lost"`
-	// Newest is the newest backup that the store has; nil: the store has no backup of the instance.
-	Newest *KnownBackup `json:"newest,omitempty"`
-	// Accepted says that the loss is accepted already, or now.
-	Accepted bool `json:"accepted"`
-	// AcceptedBy and AcceptedAt (UTC) tell who accepted the loss and when.
-	AcceptedBy string    `json:"accepted_by,omitempty"`
-	AcceptedAt time.Time `json:"accepted_at,omitzero"`
-}
-
-// KnownBackup names a backup of an instance.
-type KnownBackup struct {
-	BackupID string    `json:"backup_id"`
-	Sequence uint64    `json:"sequence"`
-	Created  time.Time `json:"created,omitzero"` // UTC
-}
-
-// LossConfirmed repeats the loss that was shown, so that nothing else is accepted.
-type LossConfirmed struct {
-	Lost     []string `json:"lost"`      // ids
-	BackupID string   `json:"backup_id"` // of the newest; "" where the store has none
-}
-
-// Abandoned is the end of a job that was given up.
-type Abandoned struct {
-	JobID string `json:"job_id"`
-	// Ended says that the job is over; else the job ends when the act under way comes back.
-	Ended bool `json:"ended"`
-	// Message says in what state the instance is left.
-	Message string `json:"message"`
-}
-
-// wayOutRoutes are operators' alone.
-var wayOutRoutes = []route{
-	{http.MethodPost, "/v1/agent/prepare", toOperate, (*handler).prepareFrom},
-	{http.MethodGet, "/v1/agent/instances/{instance_id}/loss", toOperate, (*handler).loss},
-	{http.MethodPost, "/v1/agent/instances/{instance_id}/accept-loss", toOperate, (*handler).acceptLoss},
-	{http.MethodPost, "/v1/agent/instances/{instance_id}/abandon", toOperate, (*handler).abandon},
-	{http.MethodGet, "/v1/agent/claims", toOperate, (*handler).claims},
-	{http.MethodPost, "/v1/agent/instances/{instance_id}/take-over-claim", toOperate, (*handler).takeOverClaim},
-}
-
-// backupPattern is the form of the ids of backups and jobs, as far as a caller may send them.
-var backupPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 
 // decodePrepareFrom is decodeBatch, and takes the id of a backup of one instance too.
 func decodePrepareFrom(body []byte) (command, error) {
@@ -101,13 +33,6 @@ func decodePrepareFrom(body []byte) (command, error) {
 	return c, err
 }
 
-func decodeID(key string, raw json.RawMessage, id *string) error {
-	if !text(raw, id) || !backupPattern.MatchString(*id) {
-		return Refuse(CodeParameter, "%s: must be an id, got %s", key, Quote(string(raw)))
-	}
-	return nil
-}
-
 // prepareFrom is POST /v1/agent/prepare.
 func (h *handler) prepareFrom(q *request) (any, error) {
 	cmd, err := h.command(q, decodePrepareFrom)
@@ -122,16 +47,6 @@ func (h *handler) prepareFrom(q *request) (any, error) {
 	a.Jobs = notNil(a.Jobs)
 	q.seen.Task = a.TaskID
 	return a, nil
-}
-
-// instanceID gives the instance of the path.
-func (q *request) instanceID() (string, error) {
-	id := q.r.PathValue("instance_id")
-	if !instancePattern.MatchString(id) {
-		return "", badID("instance_id", id)
-	}
-	q.seen.Instances = []string{id}
-	return id, nil
 }
 
 func (h *handler) loss(q *request) (any, error) {

@@ -4,9 +4,9 @@
 // tokens, IAM from Keystone v3; Chain asks several.
 //
 // Package agent gives an Authenticator to agent/api; the two packages are of one level and do
-// not know each other, and callers and roles are the types of agent/model. Each look-up at IAM runs on a
-// goroutine of its own, which ends within IAMOptions.Timeout and may outlive the call that
-// began it. The package writes nothing.
+// not know each other, and callers and roles are the types of agent/model. Each look-up at IAM
+// runs on a goroutine of its own, which ends within IAMOptions.Timeout and may outlive the call
+// that began it. The package writes nothing.
 package auth
 
 import (
@@ -20,8 +20,8 @@ import (
 	"holdfast/agent/model"
 )
 
-// Authenticator returns the holder of a token, or ErrUnknownToken, ErrUnavailable or
-// ErrTooOften (wrapped, with the reason; never with the token). It may be called from
+// Authenticator returns the holder of a token, or ErrUnknownToken, ErrAuthUnavailable or
+// ErrAuthTooOften (wrapped, with the reason; never with the token). It may be called from
 // many goroutines at the same time, and returns early when ctx ends.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (model.Caller, error)

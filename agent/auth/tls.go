@@ -167,7 +167,7 @@ func (t *TLS) clientConfig() (*tls.Config, error) {
 // Caller returns the holder of the certificate of a connection, and the name by which TLS knows
 // the holder. found is false where there is no certificate or none of its names is known. It is to
 // be asked on each call, since a connection outlives a revocation: the error wraps ErrUnknownToken
-// for a certificate that is revoked or expired, and ErrUnavailable where TLS can't tell.
+// for a certificate that is revoked or expired, and ErrAuthUnavailable where TLS can't tell.
 func (t *TLS) Caller(s *tls.ConnectionState) (c model.Caller, name string, found bool, err error) {
 	if s == nil || len(s.PeerCertificates) == 0 {
 		return model.Caller{}, "", false, nil
