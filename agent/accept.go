@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"holdfast/agent/api"
-	"holdfast/agent/job"
 	"holdfast/agent/model"
 	"holdfast/internal/vault"
 )
@@ -53,14 +52,14 @@ func (a *Agent) rolledBack(id, tenant string, lineage *vault.Lineage, newest mod
 func (r restores) Backup(ctx context.Context, id, tenant, backup string) (model.Content, error) {
 	opened, err := r.a.vaults.existing(ctx, tenant)
 	if errors.Is(err, vault.ErrNoVault) {
-		return model.Content{}, fmt.Errorf("%w: its tenant has no vault", job.ErrNoBackup)
+		return model.Content{}, fmt.Errorf("%w: its tenant has no vault", model.ErrNoBackup)
 	} else if err != nil {
 		return model.Content{}, fmt.Errorf("open vault: %w", err)
 	}
 	ref, err := opened.Find(ctx, id, backup)
 	switch {
 	case errors.Is(err, vault.ErrNoBackup):
-		return model.Content{}, fmt.Errorf("%w of that id: %w", job.ErrNoBackup, err)
+		return model.Content{}, fmt.Errorf("%w of that id: %w", model.ErrNoBackup, err)
 	case err != nil:
 		return model.Content{}, err
 	case ref.Incomplete:

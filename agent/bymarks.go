@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
-	"holdfast/agent/job"
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 	"holdfast/internal/origin"
 	"holdfast/internal/vault"
 )
@@ -43,14 +43,14 @@ func (r restores) ByMarks(ctx context.Context, id, tenant string, known model.Co
 		return model.Content{}, err
 	}
 	for _, f := range facts {
-		if f.Backup.Backup != mark.Backup || f.Origin != job.OriginSame && f.Origin != job.OriginChanged {
+		if f.Backup.Backup != mark.Backup || f.Origin != prepare.OriginSame && f.Origin != prepare.OriginChanged {
 			r.a.log.Warn("the mark on a volume names a backup that the journal does not know, and the content does not bear it out; the next backup names no parent by it",
 				keyInstance, id, "volume", f.Volume, "backup", mark.Backup, keyReason, f.Why)
 			return model.Content{}, nil
 		}
 	}
 	found, err := r.Backup(ctx, id, tenant, mark.Backup)
-	if err != nil && !errors.Is(err, job.ErrNoBackup) {
+	if err != nil && !errors.Is(err, model.ErrNoBackup) {
 		return model.Content{}, err
 	}
 	found = model.Content{Backup: mark.Backup, Seq: mark.Seq, Created: found.Created, Vault: mark.Vault, Tenant: tenant}
@@ -72,7 +72,7 @@ func (r restores) commonMark(ctx context.Context, in *instance, tenant string) (
 		if err != nil {
 			return origin.Mark{}, false, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
-		own := s.presence != job.VolumeMissing && s.markErr == nil && s.mark.At.Same(place(s.root)) &&
+		own := s.presence != prepare.VolumeMissing && s.markErr == nil && s.mark.At.Same(place(s.root)) &&
 			s.mark.Tenant == tenant && s.mark.Instance == in.cfg.ID && s.mark.Volume == v.Name
 		if !own || i > 0 && (s.mark.Backup != common.Backup || s.mark.Vault != common.Vault) {
 			return origin.Mark{}, false, nil

@@ -11,6 +11,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/job"
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 	"holdfast/internal/backup"
 	"holdfast/internal/vault"
 )
@@ -148,7 +149,7 @@ func (r restores) Chain(ctx context.Context, id, tenant string) (job.Chain, erro
 // Newest implements job.Chain.
 func (c *chain) Newest(ctx context.Context) (model.Content, error) {
 	if c.opened == nil {
-		return model.Content{}, fmt.Errorf("%w: its tenant has no vault", job.ErrNoBackup)
+		return model.Content{}, fmt.Errorf("%w: its tenant has no vault", model.ErrNoBackup)
 	}
 	ref, err := c.lineage.Newest()
 	if err != nil && !errors.Is(err, vault.ErrNoBackup) {
@@ -161,33 +162,33 @@ func (c *chain) Newest(ctx context.Context) (model.Content, error) {
 		return model.Content{}, lookErr
 	}
 	if err != nil {
-		return model.Content{}, fmt.Errorf("%w: %w", job.ErrNoBackup, err)
+		return model.Content{}, fmt.Errorf("%w: %w", model.ErrNoBackup, err)
 	}
 	newest.Volumes = volumesIn(ctx, c.opened, ref)
 	return newest, nil
 }
 
 // Relate implements job.Chain.
-func (c *chain) Relate(known, newest model.Content) (job.Relation, model.Content) {
+func (c *chain) Relate(known, newest model.Content) (prepare.Relation, model.Content) {
 	if known.Backup == "" && len(known.Tried) == 0 || c.opened == nil {
-		return job.RelationNone, known
+		return prepare.RelationNone, known
 	}
 	id := c.opened.Info().ID
 	if known.Vault != "" && known.Vault != id {
-		return job.RelationNone, known // it belongs to another vault
+		return prepare.RelationNone, known // it belongs to another vault
 	}
 	known = heardOf(c.lineage, known, id)
 	switch {
 	case known.Backup == "" || newest.Backup == "":
-		return job.RelationNone, known
+		return prepare.RelationNone, known
 	case known.Backup == newest.Backup:
-		return job.RelationSame, known
+		return prepare.RelationSame, known
 	case c.lineage.Descends(newest.Backup, known.Backup):
-		return job.RelationAhead, known
+		return prepare.RelationAhead, known
 	case c.lineage.Descends(known.Backup, newest.Backup):
-		return job.RelationBehind, known
+		return prepare.RelationBehind, known
 	}
-	return job.RelationFork, known
+	return prepare.RelationFork, known
 }
 
 // heardOf is this host's knowledge, with the last of

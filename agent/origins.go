@@ -10,8 +10,8 @@ import (
 	"slices"
 	"time"
 
-	"holdfast/agent/job"
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 	"holdfast/internal/backup/known"
 	"holdfast/internal/evidence"
 	"holdfast/internal/origin"
@@ -27,7 +27,7 @@ const vaultTime = 15 * time.Second
 
 // volumeSight is the content at the path of a volume. Nothing of it needs the store.
 type volumeSight struct {
-	presence job.Presence
+	presence prepare.Presence
 	root     model.Root // Kind, Size, Modified, FileSystem and Handle
 	mark     origin.Mark
 	markErr  error // why there is no mark
@@ -46,11 +46,11 @@ func see(ctx context.Context, path string) (volumeSight, error) {
 	path = realPath(path)
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return volumeSight{presence: job.VolumeMissing, markErr: origin.ErrNoMark}, nil
+		return volumeSight{presence: prepare.VolumeMissing, markErr: origin.ErrNoMark}, nil
 	} else if err != nil {
 		return volumeSight{}, err
 	}
-	s := volumeSight{presence: job.VolumeContent, root: model.Root{Kind: model.KindImage}}
+	s := volumeSight{presence: prepare.VolumeContent, root: model.Root{Kind: model.KindImage}}
 	at, err := origin.PlaceOf(path)
 	if err != nil {
 		return volumeSight{}, err
@@ -66,7 +66,7 @@ func see(ctx context.Context, path string) (volumeSight, error) {
 			return volumeSight{}, err
 		}
 		if empty {
-			s.presence = job.VolumeEmpty
+			s.presence = prepare.VolumeEmpty
 		}
 	case info.Mode().IsRegular():
 		s.root.Size, s.root.Modified = info.Size(), info.ModTime().UnixNano()
@@ -92,9 +92,9 @@ type belongs struct {
 //
 // The mark counts where it was written on this very folder or file. The journal counts
 // where it knew this very folder or file, and where the mark does not tell otherwise.
-func originOf(s volumeSight, known model.Content, b belongs) job.VolumeFacts {
-	f := job.VolumeFacts{Volume: b.volume, Presence: s.presence, Kind: s.root.Kind}
-	if s.presence == job.VolumeMissing {
+func originOf(s volumeSight, known model.Content, b belongs) prepare.VolumeFacts {
+	f := prepare.VolumeFacts{Volume: b.volume, Presence: s.presence, Kind: s.root.Kind}
+	if s.presence == prepare.VolumeMissing {
 		return f
 	}
 	kept, journalled := known.Volumes[b.volume]
@@ -102,20 +102,20 @@ func originOf(s volumeSight, known model.Content, b belongs) job.VolumeFacts {
 	here := journalled && (place(kept).Same(place(s.root)) || kept.Handle == "" && s.root.Handle == "" && kept.Kind == s.root.Kind)
 	marked := s.markErr == nil
 	own := marked && s.mark.At.Same(place(s.root)) && s.mark.Tenant == b.tenant && s.mark.Instance == b.instance && s.mark.Volume == b.volume
-	is := func(o job.Origin, why string) job.VolumeFacts {
-		if s.presence == job.VolumeEmpty && !own && !here && kept.Kind != "" && kept.Entries == 0 {
+	is := func(o prepare.Origin, why string) prepare.VolumeFacts {
+		if s.presence == prepare.VolumeEmpty && !own && !here && kept.Kind != "" && kept.Entries == 0 {
 			return f // an empty folder in the place of an empty one: the newest backup decides
 		}
 		f.Origin, f.Why = o, why
 		return f
 	}
-	if s.presence == job.VolumeContent {
+	if s.presence == prepare.VolumeContent {
 		switch {
 		case marked && s.mark.Tenant != b.tenant:
-			return is(job.OriginTenant, "its mark names another tenant")
+			return is(prepare.OriginTenant, "its mark names another tenant")
 		case here && !kept.Marked && known.Tenant != "" && known.Tenant != b.tenant:
 			// Where an operator took a mark off, the journal says nothing of the tenant.
-			return is(job.OriginTenant, "the journal knows it as a volume of another tenant")
+			return is(prepare.OriginTenant, "the journal knows it as a volume of another tenant")
 		}
 	}
 	if known.Tenant != "" && known.Tenant != b.tenant {
@@ -124,7 +124,7 @@ func originOf(s volumeSight, known model.Content, b belongs) job.VolumeFacts {
 	by := model.Content{Backup: s.mark.Backup, Seq: s.mark.Seq, Vault: s.mark.Vault, Tenant: s.mark.Tenant}
 	switch {
 	case journalled && kept.Kind != s.root.Kind:
-		return is(job.OriginForeign, fmt.Sprintf("it was a %s at backup %s, and is a %s", kept.Kind, known.Backup, s.root.Kind))
+		return is(prepare.OriginForeign, fmt.Sprintf("it was a %s at backup %s, and is a %s", kept.Kind, known.Backup, s.root.Kind))
 	case own && (known.Backup == "" || s.mark.Seq > known.Seq):
 		// The journal was lost, or set back, or the disk came along from another host.
 		f.Backup = by
@@ -132,28 +132,28 @@ func originOf(s volumeSight, known model.Content, b belongs) job.VolumeFacts {
 		if s.mark.Host != b.host {
 			why += ", and which another host wrote, or an earlier state folder of this one"
 		}
-		return is(job.OriginChanged, why)
+		return is(prepare.OriginChanged, why)
 	case own && s.mark.Backup == known.Backup:
 		f.Backup = known
-		return resized(is(job.OriginChanged, ""), s, kept)
+		return resized(is(prepare.OriginChanged, ""), s, kept)
 	case own && kept.Marked:
 		f.Backup = by
-		return is(job.OriginForeign, fmt.Sprintf("its mark names backup %s, and this host has known backup %s there since: an old disk came back, or the disk was set back", by.Backup, known.Backup))
+		return is(prepare.OriginForeign, fmt.Sprintf("its mark names backup %s, and this host has known backup %s there since: an old disk came back, or the disk was set back", by.Backup, known.Backup))
 	case here && (!kept.Marked || own):
 		f.Backup = known
-		return resized(is(job.OriginChanged, "by the journal alone, since no mark could be kept there"), s, kept)
+		return resized(is(prepare.OriginChanged, "by the journal alone, since no mark could be kept there"), s, kept)
 	case here:
-		return is(job.OriginForeign, fmt.Sprintf("the mark of backup %s is gone from it (%s)", known.Backup, noMark(s)))
+		return is(prepare.OriginForeign, fmt.Sprintf("the mark of backup %s is gone from it (%s)", known.Backup, noMark(s)))
 	case marked && !s.mark.At.Same(place(s.root)):
-		return is(job.OriginForeign, fmt.Sprintf("it is a copy of a volume that had backup %s", s.mark.Backup))
+		return is(prepare.OriginForeign, fmt.Sprintf("it is a copy of a volume that had backup %s", s.mark.Backup))
 	case marked && !own:
-		return is(job.OriginForeign, "its mark names another instance or volume")
+		return is(prepare.OriginForeign, "its mark names another instance or volume")
 	case journalled:
-		return is(job.OriginForeign, fmt.Sprintf("it is not the %s that this host knew at backup %s: the slot was filled anew, or another disk is mounted", kept.Kind, known.Backup))
-	case known.Backup != "" && s.presence == job.VolumeContent:
-		return is(job.OriginForeign, fmt.Sprintf("backup %s, which this host knew, had no such volume", known.Backup))
-	case s.presence == job.VolumeContent:
-		return is(job.OriginUnknown, "")
+		return is(prepare.OriginForeign, fmt.Sprintf("it is not the %s that this host knew at backup %s: the slot was filled anew, or another disk is mounted", kept.Kind, known.Backup))
+	case known.Backup != "" && s.presence == prepare.VolumeContent:
+		return is(prepare.OriginForeign, fmt.Sprintf("backup %s, which this host knew, had no such volume", known.Backup))
+	case s.presence == prepare.VolumeContent:
+		return is(prepare.OriginUnknown, "")
 	}
 	return f
 }
@@ -167,28 +167,28 @@ func noMark(s volumeSight) string {
 }
 
 // resized looks at the size of an image: the size is a part of the image's identity.
-func resized(f job.VolumeFacts, s volumeSight, kept model.Root) job.VolumeFacts {
+func resized(f prepare.VolumeFacts, s volumeSight, kept model.Root) prepare.VolumeFacts {
 	if kept.Size != 0 && s.root.Size != 0 && kept.Size != s.root.Size {
-		f.Origin, f.Why = job.OriginForeign, fmt.Sprintf("it has %d bytes, and had %d at backup %s", s.root.Size, kept.Size, f.Backup.Backup)
+		f.Origin, f.Why = prepare.OriginForeign, fmt.Sprintf("it has %d bytes, and had %d at backup %s", s.root.Size, kept.Size, f.Backup.Backup)
 	}
 	return f
 }
 
 // Look tells of each volume of an instance whether it is there, and from which backup its content
 // came. It compares what may have come from a backup with that one.
-func (r restores) Look(ctx context.Context, id, tenant string, known model.Content) ([]job.VolumeFacts, error) {
+func (r restores) Look(ctx context.Context, id, tenant string, known model.Content) ([]prepare.VolumeFacts, error) {
 	in := r.a.instances[id]
 	if in == nil {
 		return nil, fmt.Errorf("instance %q is not in the configuration: %w", id, model.ErrNotFound)
 	}
-	var all []job.VolumeFacts
+	var all []prepare.VolumeFacts
 	for _, v := range in.cfg.Volumes {
 		s, err := ask(ctx, &r.a.patience, v.Path, "looking at the content", lookTime, func(ctx context.Context) (volumeSight, error) { return see(ctx, v.Path) })
 		if err != nil {
 			return nil, fmt.Errorf("volume %q: %w", v.Name, err)
 		}
 		f := originOf(s, known, belongs{tenant: tenant, instance: id, volume: v.Name, host: r.a.identity.ID})
-		if f.Origin == job.OriginChanged {
+		if f.Origin == prepare.OriginChanged {
 			if f, err = r.compared(ctx, id, tenant, v.Path, s, known, f); err != nil {
 				return nil, err
 			}
@@ -199,21 +199,21 @@ func (r restores) Look(ctx context.Context, id, tenant string, known model.Conte
 }
 
 // compared tells more of a volume whose content came from a backup.
-func (r restores) compared(ctx context.Context, id, tenant, path string, s volumeSight, content model.Content, f job.VolumeFacts) (job.VolumeFacts, error) {
+func (r restores) compared(ctx context.Context, id, tenant, path string, s volumeSight, content model.Content, f prepare.VolumeFacts) (prepare.VolumeFacts, error) {
 	kept := content.Volumes[f.Volume]
 	if f.Backup.Backup != content.Backup {
 		kept = model.Root{}
 	}
 	if f.Kind == model.KindImage {
 		if kept.Modified != 0 && kept.Modified == s.root.Modified && kept.Size == s.root.Size {
-			f.Origin = job.OriginSame
+			f.Origin = prepare.OriginSame
 		}
 		return f, nil
 	}
-	if f.Presence == job.VolumeEmpty && kept.Kind != "" {
-		f.Origin = job.OriginSame
+	if f.Presence == prepare.VolumeEmpty && kept.Kind != "" {
+		f.Origin = prepare.OriginSame
 		if kept.Entries > 0 {
-			f.Origin, f.Why = job.OriginHalf, fmt.Sprintf("it is empty, and backup %s has content of it", f.Backup.Backup)
+			f.Origin, f.Why = prepare.OriginHalf, fmt.Sprintf("it is empty, and backup %s has content of it", f.Backup.Backup)
 		}
 		return f, nil
 	}
@@ -232,27 +232,27 @@ func (r restores) compared(ctx context.Context, id, tenant, path string, s volum
 }
 
 // likened gives a volume the origin that a comparison tells.
-func likened(f job.VolumeFacts, c known.Comparison) job.VolumeFacts {
-	told := func(o job.Origin, what string) job.VolumeFacts {
+func likened(f prepare.VolumeFacts, c known.Comparison) prepare.VolumeFacts {
+	told := func(o prepare.Origin, what string) prepare.VolumeFacts {
 		f.Origin, f.Why = o, fmt.Sprintf("%s: %s", what, c)
 		return f
 	}
 	switch c.Likeness() {
 	case known.LikenessSame:
-		f.Origin = job.OriginSame
+		f.Origin = prepare.OriginSame
 	case known.LikenessHalf:
-		return told(job.OriginHalf, fmt.Sprintf("a large part of backup %s is gone", f.Backup.Backup))
+		return told(prepare.OriginHalf, fmt.Sprintf("a large part of backup %s is gone", f.Backup.Backup))
 	case known.LikenessOther:
-		return told(job.OriginForeign, fmt.Sprintf("hardly any file is the one of backup %s: the slot was filled anew", f.Backup.Backup))
+		return told(prepare.OriginForeign, fmt.Sprintf("hardly any file is the one of backup %s: the slot was filled anew", f.Backup.Backup))
 	case known.LikenessOlder:
-		return told(job.OriginForeign, fmt.Sprintf("files are from before backup %s: the disk was set back", f.Backup.Backup))
+		return told(prepare.OriginForeign, fmt.Sprintf("files are from before backup %s: the disk was set back", f.Backup.Backup))
 	case known.LikenessNewer, known.LikenessUnknown:
 	}
 	return f
 }
 
 // compare compares with this host's catalogue of the backup, else with the vault's recipe.
-func (r restores) compare(ctx context.Context, id, tenant, path string, kept model.Root, f job.VolumeFacts) (known.Comparison, error) {
+func (r restores) compare(ctx context.Context, id, tenant, path string, kept model.Root, f prepare.VolumeFacts) (known.Comparison, error) {
 	soon, cancel := context.WithTimeout(ctx, vaultTime)
 	defer cancel()
 	opened, err := r.a.vaults.existing(soon, tenant)
@@ -292,7 +292,7 @@ func (a *Agent) ofTenant(ctx context.Context, in *instance, tenant string) error
 			continue // reading the volume reports the fault
 		}
 		f := originOf(s, known, belongs{tenant: tenant, instance: in.cfg.ID, volume: v.Name, host: a.identity.ID})
-		if f.Origin == job.OriginTenant {
+		if f.Origin == prepare.OriginTenant {
 			return fmt.Errorf("volume %q: %w (%s); move the content away, or, if it is this tenant's all the same, take the mark off with `holdfast volume-mark --remove %s`",
 				v.Name, errOtherTenant, f.Why, v.Path)
 		}
@@ -301,7 +301,7 @@ func (a *Agent) ofTenant(ctx context.Context, in *instance, tenant string) error
 }
 
 // presence tells of each volume of an instance whether it is there, for callers of the API.
-func (a *Agent) presence(ctx context.Context, in *instance, limit time.Duration) (all []job.Presence, err error) {
+func (a *Agent) presence(ctx context.Context, in *instance, limit time.Duration) (all []prepare.Presence, err error) {
 	for _, v := range in.cfg.Volumes {
 		s, err := ask(ctx, &a.patience, v.Path, "looking at the content", limit, func(ctx context.Context) (volumeSight, error) { return see(ctx, v.Path) })
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/job"
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 	"holdfast/internal/contain"
 )
 
@@ -157,8 +158,8 @@ func (a *Agent) loaded(ctx context.Context, in *instance, last *model.Job) (bool
 		}
 	}
 	volumes, err := a.presence(ctx, in, askTime)
-	if err != nil || slices.Contains(volumes, job.VolumeMissing) {
+	if err != nil || slices.Contains(volumes, prepare.VolumeMissing) {
 		return false, err
 	}
-	return slices.Contains(volumes, job.VolumeContent), nil
+	return slices.Contains(volumes, prepare.VolumeContent), nil
 }

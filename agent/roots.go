@@ -7,6 +7,7 @@ import (
 
 	"holdfast/agent/job"
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 	"holdfast/internal/backup"
 	"holdfast/internal/origin"
 	"holdfast/internal/vault"
@@ -37,7 +38,7 @@ func (a *Agent) rootsOf(ctx context.Context, in *instance, r job.BackupRequest, 
 	roots := map[string]model.Root{}
 	for _, v := range in.cfg.Volumes {
 		s, err := ask(ctx, &a.patience, v.Path, "looking at the content", lookTime, func(ctx context.Context) (volumeSight, error) { return see(ctx, v.Path) })
-		if err != nil || s.presence == job.VolumeMissing {
+		if err != nil || s.presence == prepare.VolumeMissing {
 			a.log.Warn("which folder or file a volume is can't be told, so the next prepare takes it for another one", keyInstance, r.Instance, keyJob, r.Job, "volume", v.Name, keyReason, fmt.Sprint(err))
 			continue
 		}
@@ -118,7 +119,7 @@ func (r restores) markAt(ctx context.Context, path string, root model.Root, mark
 	switch {
 	case err != nil:
 		return err
-	case now.presence == job.VolumeMissing || place(now.root) != place(root):
+	case now.presence == prepare.VolumeMissing || place(now.root) != place(root):
 		return fmt.Errorf("%s gets no mark: %w", path, errOtherFolder)
 	}
 	_, err = origin.Write(path, mark)

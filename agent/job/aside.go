@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
@@ -297,11 +298,11 @@ func (w *worker) planReplacing(ctx context.Context, j *model.Job, instance Insta
 		if err != nil {
 			return err
 		}
-		d := Decide(f)
+		d := prepare.Decide(f)
 		switch {
-		case d.Action == ActRefuse:
+		case d.Action == prepare.ActRefuse:
 			return d.Err
-		case d.Action == ActReady || f.Newest.Backup != r.Backup:
+		case d.Action == prepare.ActReady || f.Newest.Backup != r.Backup:
 			return errors.New("the volumes or the vault changed while the restore was decided; command it again")
 		}
 		r.Certain = d.Certain

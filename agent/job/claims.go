@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 	"holdfast/internal/contain"
 )
 
@@ -39,7 +40,7 @@ func (w *worker) unclaim(ctx context.Context, j *model.Job) {
 
 // claim claims the instance right before the restore is journalled; nothing that follows fails the
 // job with the claim left behind. An instance that runs here stays as it is, whoever claims it.
-func (w *worker) claim(ctx context.Context, j *model.Job, f Facts, r *model.Restore) error {
+func (w *worker) claim(ctx context.Context, j *model.Job, f prepare.Facts, r *model.Restore) error {
 	claimer, ok := w.m.parts.Restorer.(Claimer)
 	if !ok {
 		return nil

@@ -12,6 +12,7 @@ import (
 
 	"holdfast/agent/job"
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 )
 
 // bearing is the mark that a tree bears, and the count that it had when it was marked.
@@ -24,35 +25,35 @@ var volumeNames = []string{"data", "media"}
 
 // look gives the facts of a volume as the adapter does
 // by mark, journal and comparison. The lock is held.
-func (w *world) look(path, volume string, known model.Content) job.VolumeFacts {
-	f := job.VolumeFacts{Volume: volume, Presence: job.VolumeMissing}
+func (w *world) look(path, volume string, known model.Content) prepare.VolumeFacts {
+	f := prepare.VolumeFacts{Volume: volume, Presence: prepare.VolumeMissing}
 	d, there := w.disks[path]
 	if !there {
 		return f
 	}
-	f.Presence = job.VolumeContent
+	f.Presence = prepare.VolumeContent
 	b, own := w.bears[d.tree]
 	switch {
 	case own && w.broken != "look" && (known.Backup == "" || b.mark.Seq > known.Seq || b.mark.Backup == known.Backup):
-		f.Origin, f.Backup = job.OriginChanged, b.mark
+		f.Origin, f.Backup = prepare.OriginChanged, b.mark
 		if b.mark.Backup == known.Backup {
 			f.Backup = known
 		}
 		if b.count == d.count {
-			f.Origin = job.OriginSame
+			f.Origin = prepare.OriginSame
 		}
 	case known.Backup != "":
-		f.Origin = job.OriginForeign
+		f.Origin = prepare.OriginForeign
 	default:
-		f.Origin = job.OriginUnknown
+		f.Origin = prepare.OriginUnknown
 	}
 	if d.empty {
-		f.Presence = job.VolumeEmpty
+		f.Presence = prepare.VolumeEmpty
 		switch f.Origin {
-		case job.OriginUnknown:
-			f.Origin = job.OriginNone
-		case job.OriginSame, job.OriginChanged:
-			f.Origin = job.OriginHalf
+		case prepare.OriginUnknown:
+			f.Origin = prepare.OriginNone
+		case prepare.OriginSame, prepare.OriginChanged:
+			f.Origin = prepare.OriginHalf
 		default:
 		}
 	}

@@ -5,26 +5,11 @@ import (
 	"fmt"
 
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 )
 
-// inDoubt refuses where nobody knows the content of the volumes (Content.Doubt),
-// unless each volume proves by itself from which backup its content came. With a
-// backup that an operator chose the content is replaced, and kept aside.
-func inDoubt(f Facts) (Decision, bool) {
-	if f.Known.Doubt == "" || f.Chosen {
-		return Decision{}, false
-	}
-	for _, v := range f.Volumes {
-		if v.Presence == VolumeContent && v.Origin != OriginSame {
-			return refuse("it is not known what volume %q holds: %s; look at the content, then move it away, or name the backup to restore "+
-				"(holdfast request prepare --backup), which keeps the content aside", v.Volume, f.Known.Doubt), true
-		}
-	}
-	return Decision{}, false
-}
-
 // backupToRestore fills in the backup to restore, and the operator's words about it.
-func (w *worker) backupToRestore(ctx context.Context, j *model.Job, f *Facts) error {
+func (w *worker) backupToRestore(ctx context.Context, j *model.Job, f *prepare.Facts) error {
 	restorer := w.m.parts.Restorer
 	f.Chosen = j.Chosen != ""
 	var chain Chain
@@ -42,14 +27,14 @@ func (w *worker) backupToRestore(ctx context.Context, j *model.Job, f *Facts) er
 	default:
 		f.Newest, f.NewestErr = restorer.Newest(ctx, j.Instance, j.Tenant)
 	}
-	f.settle(j.Tenant)
+	f.Settle(j.Tenant)
 	if err := w.relateFacts(f, chain, chainErr); err != nil {
 		return err
 	}
 	// Nobody looks whether another vault still has the known backup.
 	f.KnownLost = f.Known.Vault != "" && f.Newest.Vault != "" && f.Known.Vault != f.Newest.Vault
 	switch f.Relation {
-	case RelationBehind, RelationFork:
+	case prepare.RelationBehind, prepare.RelationFork:
 		accepted, err := w.m.journal.AcceptedLoss(j.Instance)
 		if err != nil {
 			return fmt.Errorf("read the journal: %w", err)
@@ -59,7 +44,7 @@ func (w *worker) backupToRestore(ctx context.Context, j *model.Job, f *Facts) er
 			_, err = restorer.Backup(ctx, j.Instance, j.Tenant, f.Known.Backup)
 		}
 		f.KnownLost = f.KnownLost || f.NewestErr != nil || err != nil
-	case RelationNone, RelationSame, RelationAhead:
+	case prepare.RelationNone, prepare.RelationSame, prepare.RelationAhead:
 	}
 	return nil
 }

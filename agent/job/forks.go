@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 	"holdfast/internal/contain"
 )
 
@@ -155,7 +156,7 @@ type Chain interface {
 	// which backup the host truly knows: a backup of known.Tried where the vault has it,
 	// since this host made it of the volumes without hearing that it was stored. newest
 	// is zero where the vault has none, or several; the relation is RelationNone then.
-	Relate(known, newest model.Content) (Relation, model.Content)
+	Relate(known, newest model.Content) (prepare.Relation, model.Content)
 }
 
 // Chainer looks how the backups of an instance descend from each other. A Restorer that is none
@@ -166,14 +167,14 @@ type Chainer interface {
 
 // relateFacts completes the facts with the chain of the instance's
 // backups; nil where there is none, and chainErr says why.
-func (w *worker) relateFacts(f *Facts, chain Chain, chainErr error) error {
-	if chain == nil && chainErr == nil || f.NewestErr != nil && !errors.Is(f.NewestErr, ErrNoBackup) {
-		f.Relation = relate(f.Known, f.Newest)
+func (w *worker) relateFacts(f *prepare.Facts, chain Chain, chainErr error) error {
+	if chain == nil && chainErr == nil || f.NewestErr != nil && !errors.Is(f.NewestErr, model.ErrNoBackup) {
+		f.Relation = prepare.Relate(f.Known, f.Newest)
 		return nil
 	}
 	if chainErr != nil {
 		if f.Found == model.IsRunning {
-			f.Relation = RelationNone // it is not restored in any case
+			f.Relation = prepare.RelationNone // it is not restored in any case
 			return nil
 		}
 		return fmt.Errorf("look from which backup the newest one came: %w", chainErr)
@@ -181,11 +182,11 @@ func (w *worker) relateFacts(f *Facts, chain Chain, chainErr error) error {
 	relation, known := chain.Relate(f.Known, f.Newest)
 	if known.Backup != f.Known.Backup {
 		for i := range f.Volumes {
-			if v := &f.Volumes[i]; v.Backup.Backup == f.Known.Backup && v.Presence != VolumeMissing && v.Origin != OriginForeign {
+			if v := &f.Volumes[i]; v.Backup.Backup == f.Known.Backup && v.Presence != prepare.VolumeMissing && v.Origin != prepare.OriginForeign {
 				v.Backup = known
 				// nothing proves that the present content is the backed-up content
-				if v.Origin == OriginSame || v.Origin == OriginUnknown {
-					v.Origin = OriginChanged
+				if v.Origin == prepare.OriginSame || v.Origin == prepare.OriginUnknown {
+					v.Origin = prepare.OriginChanged
 				}
 			}
 		}

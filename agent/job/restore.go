@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/journal"
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 	"holdfast/internal/crashpoint"
 )
 
@@ -25,15 +26,12 @@ type RestoreRequest struct {
 	Progress func(model.Progress)
 }
 
-// ErrNoBackup says that the vault has no backup of an instance.
-var ErrNoBackup = errors.New("the vault has no backup of this instance")
-
 // Restorer brings the volumes of instances back. Its methods may be called from any goroutine.
 type Restorer interface {
 	Keeper
 	// Look tells the state of each volume, in the order of the configuration. known is the backup
 	// that the journal has of them. It changes nothing.
-	Look(ctx context.Context, instance, tenant string, known model.Content) ([]VolumeFacts, error)
+	Look(ctx context.Context, instance, tenant string, known model.Content) ([]prepare.VolumeFacts, error)
 	// Newest names the newest backup; ErrNoBackup.
 	Newest(ctx context.Context, instance, tenant string) (model.Content, error)
 	// Mark puts the mark of the backup of a job on each folder or file that was backed up, at the
@@ -79,10 +77,10 @@ func (w *worker) toRestore(ctx context.Context, j *model.Job) (model.State, jour
 	if err != nil {
 		return "", journal.Change{}, err
 	}
-	d := Decide(f)
+	d := prepare.Decide(f)
 	r := &model.Restore{Backup: f.Newest.Backup, Seq: f.Newest.Seq, Created: f.Newest.Created, Vault: f.Newest.Vault, Certain: d.Certain, Warning: d.Warning}
 	switch d.Action {
-	case ActReady:
+	case prepare.ActReady:
 		next := model.Done
 		if r.Ready = true; f.Found == model.IsRunning {
 			r = &model.Restore{Ready: true, Warning: d.Warning}
@@ -93,7 +91,7 @@ func (w *worker) toRestore(ctx context.Context, j *model.Job) (model.State, jour
 			return "", journal.Change{}, err
 		}
 		return next, journal.Change{Edit: func(j *model.Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
-	case ActRestore:
+	case prepare.ActRestore:
 		if r.Places, err = restorer.Plan(ctx, j.Instance, j.ID); err != nil {
 			return "", journal.Change{}, fmt.Errorf("find the volumes' places: %w", err)
 		}
@@ -113,9 +111,9 @@ const askVault = 10 * time.Second
 
 // facts looks at the instance, its volumes, the journal and the vault. An instance that runs and
 // has all of its volumes is ready, whether the store answers or not.
-func (w *worker) facts(ctx context.Context, j *model.Job, instance Instance) (f Facts, err error) {
+func (w *worker) facts(ctx context.Context, j *model.Job, instance Instance) (f prepare.Facts, err error) {
 	restorer := w.m.parts.Restorer
-	f = Facts{Holds: instance.Holds, Start: w.m.opts.StartRestored}
+	f = prepare.Facts{Holds: instance.Holds, Start: w.m.opts.StartRestored}
 	if f.Found, err = w.user(ctx, j, instance); err != nil {
 		return f, fmt.Errorf("look at the instance: %w", err)
 	}
@@ -132,21 +130,6 @@ func (w *worker) facts(ctx context.Context, j *model.Job, instance Instance) (f 
 		ctx = short
 	}
 	return f, w.backupToRestore(ctx, j, &f)
-}
-
-// relate compares by sequence numbers.
-func relate(known, newest model.Content) Relation {
-	switch {
-	case known.Backup == "" || newest.Backup == "":
-		return RelationNone
-	case known.Backup == newest.Backup:
-		return RelationSame
-	case newest.Seq < known.Seq:
-		return RelationBehind
-	case newest.Seq == known.Seq:
-		return RelationFork
-	}
-	return RelationAhead
 }
 
 // restore builds the volumes beside their places. A crash leaves

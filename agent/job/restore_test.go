@@ -13,6 +13,7 @@ import (
 
 	"holdfast/agent/job"
 	"holdfast/agent/model"
+	"holdfast/agent/prepare"
 )
 
 // fakeRestorer restores the last count of an instance's backups. A
@@ -31,11 +32,11 @@ type disk struct {
 
 func (r fakeRestorer) target(instance, volume string) string { return "/" + instance + "/" + volume }
 
-func (r fakeRestorer) Look(_ context.Context, instance, _ string, known model.Content) ([]job.VolumeFacts, error) {
+func (r fakeRestorer) Look(_ context.Context, instance, _ string, known model.Content) ([]prepare.VolumeFacts, error) {
 	r.l.alive()
 	r.l.w.mu.Lock()
 	defer r.l.w.mu.Unlock()
-	var all []job.VolumeFacts
+	var all []prepare.VolumeFacts
 	for _, v := range volumeNames {
 		all = append(all, r.l.w.look(r.target(instance, v), v, known))
 	}
@@ -67,7 +68,7 @@ func (r fakeRestorer) Backup(_ context.Context, instance, _, id string) (model.C
 			return model.Content{Backup: id, Seq: uint64(i + 1)}, nil
 		}
 	}
-	return model.Content{}, job.ErrNoBackup
+	return model.Content{}, model.ErrNoBackup
 }
 
 func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (model.Content, error) {
@@ -76,7 +77,7 @@ func (r fakeRestorer) Newest(_ context.Context, instance, _ string) (model.Conte
 	defer r.l.w.mu.Unlock()
 	b := r.l.w.backups[instance]
 	if len(b) == 0 {
-		return model.Content{}, job.ErrNoBackup
+		return model.Content{}, model.ErrNoBackup
 	}
 	// The clocks of the hosts that made them run backwards: nothing may depend on them.
 	return model.Content{Backup: fmt.Sprint("b", b[len(b)-1]), Seq: uint64(len(b)), Created: time.Unix(int64(1e6-len(b)), 0).UTC()}, nil

@@ -15,6 +15,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrState says that the job is not in a state in which that can be asked.
 	ErrState = errors.New("not possible in this state")
+	// ErrNoBackup says that the vault has no backup of an instance.
+	ErrNoBackup = errors.New("the vault has no backup of this instance")
 	// ErrBegun says that PowerDown failed after it had begun: the instance may be down,
 	// in part or all of it, and has to go down. An error of PowerDown without ErrBegun
 	// says that the instance is unchanged.

@@ -29,6 +29,7 @@ var levels = map[string]int{
 	"agent/runtime": 7,
 
 	"agent/journal": 6,
+	"agent/prepare": 6,
 	"agent/model":   5, // the records that the packages of the agent share
 
 	"internal/backup":  6,
@@ -82,6 +83,7 @@ var walls = []struct{ from, to, reason string }{
 	{"agent/job", "internal/", "the state machine is tested without disk, store or network: it consumes interfaces"},
 	{"agent/model", "internal/", "records say what follows from their fields; whatever acts on them lies above"},
 	{"agent/journal", "internal/", "the file of records needs none of the engine"},
+	{"agent/prepare", "internal/", "a decision rests on the facts that it is given"},
 	{"agent/job", "net/http", "the state machine is tested without disk, store or network: it consumes interfaces"},
 }
 

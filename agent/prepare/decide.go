@@ -1,4 +1,4 @@
-package job
+package prepare
 
 import (
 	"fmt"
@@ -282,4 +282,20 @@ func because(v VolumeFacts) string {
 		return ""
 	}
 	return " (" + v.Why + ")"
+}
+
+// Relate compares two backups of an instance by their sequence numbers alone. Where the chain of
+// the backups can be read, the chain tells more.
+func Relate(known, newest model.Content) Relation {
+	switch {
+	case known.Backup == "" || newest.Backup == "":
+		return RelationNone
+	case known.Backup == newest.Backup:
+		return RelationSame
+	case newest.Seq < known.Seq:
+		return RelationBehind
+	case newest.Seq == known.Seq:
+		return RelationFork
+	}
+	return RelationAhead
 }

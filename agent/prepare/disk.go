@@ -1,4 +1,4 @@
-package job
+package prepare
 
 import (
 	"errors"
@@ -10,8 +10,8 @@ import (
 // These are the rules about the content of the disk: whether a
 // volume is the known volume, and whether it is the newest backup's.
 
-// settle combines the facts of the volumes, the journal and the vault.
-func (f *Facts) settle(tenant string) {
+// Settle combines the facts of the volumes, the journal and the vault.
+func (f *Facts) Settle(tenant string) {
 	if f.Known.Tenant != "" && f.Known.Tenant != tenant {
 		f.Known = model.Content{} // of another vault, whose sequence numbers say nothing here
 	}
@@ -68,7 +68,7 @@ func whileItRunsOnOther(f Facts) (Decision, bool) {
 	for _, v := range f.Volumes {
 		unknown := v.Presence == VolumeEmpty && v.Origin == OriginNone || v.Origin == OriginUnknown
 		switch {
-		case unknown && f.NewestErr != nil && !errors.Is(f.NewestErr, ErrNoBackup):
+		case unknown && f.NewestErr != nil && !errors.Is(f.NewestErr, model.ErrNoBackup):
 			return Decision{Action: ActRefuse, Err: fmt.Errorf("the instance runs, and nothing tells whether the content of volume %q came from a backup, for the vault can't be asked: %w",
 				v.Volume, f.NewestErr)}, true
 		case !f.newestHas(v.Volume):
@@ -142,4 +142,20 @@ func (f Facts) all(is func(VolumeFacts) bool) bool {
 // lose its times; they are enough for an instance that was powered down on the backup.
 func (f Facts) replaceable(v VolumeFacts) bool {
 	return v.Presence != VolumeContent || v.Origin == OriginSame && f.Known.Released && v.Backup.Backup == f.Known.Backup
+}
+
+// inDoubt refuses where nobody knows the content of the volumes (Content.Doubt),
+// unless each volume proves by itself from which backup its content came. With a
+// backup that an operator chose the content is replaced, and kept aside.
+func inDoubt(f Facts) (Decision, bool) {
+	if f.Known.Doubt == "" || f.Chosen {
+		return Decision{}, false
+	}
+	for _, v := range f.Volumes {
+		if v.Presence == VolumeContent && v.Origin != OriginSame {
+			return refuse("it is not known what volume %q holds: %s; look at the content, then move it away, or name the backup to restore "+
+				"(holdfast request prepare --backup), which keeps the content aside", v.Volume, f.Known.Doubt), true
+		}
+	}
+	return Decision{}, false
 }

@@ -1,4 +1,4 @@
-package job
+package prepare
 
 import (
 	"errors"
@@ -88,7 +88,7 @@ var tableNewest = []struct {
 	{"N is the newest, and continues K: the instance was on another host", backupN, nil, false},
 	{"N is the newest, and does not continue K: a fork", backupN, nil, true},
 	{"E is the newest, and the vault lacks K", backupE, nil, false},
-	{"the vault has no backup", model.Content{}, ErrNoBackup, false},
+	{"the vault has no backup", model.Content{}, model.ErrNoBackup, false},
 	{"the store does not answer", model.Content{}, errSilentStore, false},
 }
 
@@ -113,8 +113,8 @@ func tableFacts(volumes []VolumeFacts, journal bool, instance, newest int, edits
 	for _, edit := range edits {
 		edit(&f)
 	}
-	f.settle("t")
-	f.Relation = relate(f.Known, f.Newest)
+	f.Settle("t")
+	f.Relation = Relate(f.Known, f.Newest)
 	if n.fork && f.Relation == RelationAhead && f.Known.Backup == "K" {
 		f.Relation = RelationFork
 	}
@@ -188,7 +188,7 @@ func promised(t *testing.T, f Facts, d Decision) {
 			if f.Found != model.IsRunning && !v.from(f.Newest.Backup) {
 				wrong("ready on another content than that of the newest backup")
 			}
-			if !errors.Is(f.NewestErr, ErrNoBackup) && v.Presence != VolumeMissing && (v.Origin == OriginUnknown || v.Origin == OriginNone) {
+			if !errors.Is(f.NewestErr, model.ErrNoBackup) && v.Presence != VolumeMissing && (v.Origin == OriginUnknown || v.Origin == OriginNone) {
 				wrong("ready on content of which nothing is known")
 			}
 		}
@@ -288,14 +288,14 @@ func TestPrepareNeverReplacesNewerBytes(t *testing.T) {
 	}
 	want, err := os.ReadFile("../PREPARE.md")
 	if err != nil || string(want) != got {
-		t.Errorf("PREPARE.md is not what the function decides (%v); go test ./agent/job -run TestPrepareNeverReplacesNewerBytes -update writes it", err)
+		t.Errorf("PREPARE.md is not what the function decides (%v); go test ./agent/prepare -run TestPrepareNeverReplacesNewerBytes -update writes it", err)
 	}
 }
 
 const prepareHead = `# What prepare does
 
-A test writes this page (` + "`go test ./agent/job -run TestPrepareNeverReplacesNewerBytes -update`" + `) from the function that decides
-(agent/job/decide.go), for each combination of what the journal knows, what lies on the disk, how the instance is, and what the vault has.
+A test writes this page (` + "`go test ./agent/prepare -run TestPrepareNeverReplacesNewerBytes -update`" + `) from the function that decides
+(agent/prepare/decide.go), for each combination of what the journal knows, what lies on the disk, how the instance is, and what the vault has.
 [DESIGN.md](DESIGN.md) has the reasons, and what can't be told.
 
 K is the backup that this host last made of the instance or restored here, E an earlier one, N a later one that another host made. *Ready* leaves
