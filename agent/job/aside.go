@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"holdfast/agent/model"
-	"holdfast/agent/prepare"
 	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
@@ -272,43 +271,4 @@ func (m *Manager) renameAside(s model.Aside) error {
 	}
 	err = m.journal.EditKept(s.Instance, s.Job, func(s *model.Aside) bool { s.Error = text; return true })
 	return errors.Join(failed, err)
-}
-
-// planReplacing counts the content in the places of the volumes, where a backup holds it for
-// certain: content that is still the same once it is out of its place need not be kept. Then it
-// looks for room. The facts of the decision are gathered once more after the count, so that nothing
-// changes in between unseen.
-func (w *worker) planReplacing(ctx context.Context, j *model.Job, instance Instance, r *model.Restore) error {
-	olds := map[string]string{}
-	for i := range r.Places {
-		p := &r.Places[i]
-		if !r.Certain {
-			continue
-		}
-		old, was, err := w.m.parts.Restorer.Count(ctx, *p, p.Target)
-		if err != nil {
-			return fmt.Errorf("count the content of volume %q: %w", p.Volume, err)
-		}
-		if old != "" {
-			p.Was, olds[p.Volume] = was, old
-		}
-	}
-	if len(olds) > 0 {
-		f, err := w.facts(ctx, j, instance)
-		if err != nil {
-			return err
-		}
-		d := prepare.Decide(f)
-		switch {
-		case d.Action == prepare.ActRefuse:
-			return d.Err
-		case d.Action == prepare.ActReady || f.Newest.Backup != r.Backup:
-			return errors.New("the volumes or the vault changed while the restore was decided; command it again")
-		}
-		r.Certain = d.Certain
-	}
-	if err := w.planRoom(ctx, j, r, olds); err != nil {
-		return fmt.Errorf("look for room: %w", err)
-	}
-	return nil
 }

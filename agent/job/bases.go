@@ -16,13 +16,6 @@ import (
 // Only the journal tells a base from a leftover. A base begins in the transaction that
 // takes it out of its job's record, so a crash loses a base or keeps it, and leaks none.
 
-// Bases are the rules for bases.
-type Bases struct {
-	Keep    bool          // without it, no base is kept, and the existing bases go
-	MaxAge  time.Duration // 0: no limit
-	MinFree float64       // share of the space that must be free where a base lies, 0 to 1
-}
-
 // basesEvery is how often the agent looks at bases that no job touches:
 // they pin the old blocks of everything that is written meanwhile.
 const basesEvery = time.Hour
@@ -173,29 +166,4 @@ func (w *worker) baseRestored(ctx context.Context, j *model.Job, placed int) []m
 		}
 	}
 	return w.basesOf(j, standing, j.Restore.Backup, j.Restore.Result.Catalogues)
-}
-
-// roundName names the snapshots of a round of pre-copy. No two rounds
-// of a job share a name: the snapshot of one round may stand as a base
-// while the next round makes its own, and must not be taken for it.
-func roundName(j *model.Job, round int) string {
-	return fmt.Sprintf("%s-%d-%d", j.ID, j.Attempts, round)
-}
-
-// lastName names the snapshots that a backup is made of, or that become
-// bases of restored volumes. Each try of the job has names of its own: what
-// the try before could not remove may be removed while this one works.
-func lastName(j *model.Job) string {
-	if j.Attempts == 0 {
-		return j.ID
-	}
-	return fmt.Sprintf("%s-%d", j.ID, j.Attempts)
-}
-
-// snapshotName names the snapshots of the step that the job is in.
-func snapshotName(j *model.Job) string {
-	if j.State == model.Precopying {
-		return roundName(j, len(j.Rounds))
-	}
-	return lastName(j)
 }

@@ -21,6 +21,9 @@ type Claimer interface {
 	Unclaim(ctx context.Context, j *model.Job) error
 }
 
+// askVault is for how long the vault is asked about an instance that is not going to be restored.
+const askVault = 10 * time.Second
+
 // unclaimTime bounds the removal of a claim, for which a report waits.
 const unclaimTime = 10 * time.Second
 

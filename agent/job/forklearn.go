@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"holdfast/agent/model"
 	"holdfast/internal/contain"
@@ -12,6 +13,17 @@ import (
 // A fork is decided once, on any host. The journal of each host that made a backup of
 // the fork has to learn of the decision: the release of an instance waits for it, and
 // people are told of the fork until then.
+
+// Forker stores decisions about forks. A Backuper that is no Forker makes no forks.
+type Forker interface {
+	// AcceptFork stores the decision about the fork of the job's backup in the vault, and returns
+	// the decision that counts: d, or the first one that was made, unless d is made again. Done
+	// twice it is no error.
+	AcceptFork(ctx context.Context, j *model.Job, d model.ForkDecision) (model.ForkDecision, error)
+	// Decided returns the decision that has ended the fork of the job's
+	// backup, whichever host made it; zero while nobody has decided.
+	Decided(ctx context.Context, j *model.Job) (model.ForkDecision, error)
+}
 
 // LearnForks asks the vaults about the forks of which this host knows no decision: of unfinished
 // jobs, and of the last backups of instances. A job that waits for the decision goes on. One
@@ -90,17 +102,14 @@ func (w *worker) forkStands(soft, hard context.Context, j *model.Job) (ok bool, 
 	return false, w.m.learnFork(j, d)
 }
 
-// forkData is a decision in an event.
-type forkData struct {
-	Backup string `json:"backup"`          // that counts
-	By     string `json:"by"`              // in words
-	Host   string `json:"host,omitempty"`  // where it was decided; "" is this host
-	Asked  string `json:"asked,omitempty"` // the backup for which this host was to decide later
-}
-
-func forkDataOf(j *model.Job) *forkData {
-	if !j.Forked() || !j.Fork.Stored {
-		return nil
+// waitForFork tells of a vault that did not answer about a fork, and waits until the next try.
+func (w *worker) waitForFork(soft context.Context, j *model.Job, doing string, err error) (ok bool, _ error) {
+	w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
+	w.provePause = min(max(firstPause, 2*w.provePause), lastPause)
+	select {
+	case <-time.After(w.provePause):
+	case <-w.signal:
+	case <-soft.Done():
 	}
-	return &forkData{j.Fork.Backup, j.Fork.By, j.Fork.Host, j.Fork.Asked}
+	return false, nil
 }

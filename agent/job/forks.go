@@ -2,12 +2,9 @@ package job
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
 	"holdfast/agent/model"
-	"holdfast/agent/prepare"
 	"holdfast/internal/contain"
 )
 
@@ -15,26 +12,6 @@ import (
 // instance: another host made one of them, and each lacks content of the
 // other. A person or the control plane decides which of them continues the
 // instance. Until then the instance is held, with its bytes on the host.
-
-// OnFork says what becomes of a fork of which nobody has decided.
-type OnFork string
-
-// The ways to treat a fork.
-const (
-	ForkHold    OnFork = "hold"    // the release waits for a decision
-	ForkRelease OnFork = "release" // the backup of this host is accepted, and the release follows
-)
-
-// Forker stores decisions about forks. A Backuper that is no Forker makes no forks.
-type Forker interface {
-	// AcceptFork stores the decision about the fork of the job's backup in the vault, and returns
-	// the decision that counts: d, or the first one that was made, unless d is made again. Done
-	// twice it is no error.
-	AcceptFork(ctx context.Context, j *model.Job, d model.ForkDecision) (model.ForkDecision, error)
-	// Decided returns the decision that has ended the fork of the job's
-	// backup, whichever host made it; zero while nobody has decided.
-	Decided(ctx context.Context, j *model.Job) (model.ForkDecision, error)
-}
 
 // ForkDecidedError says that a fork was decided before, for another backup.
 type ForkDecidedError struct{ First model.ForkDecision }
@@ -133,64 +110,4 @@ func (w *worker) settleFork(soft, hard context.Context, j *model.Job) (ok bool, 
 		return false, errLeave
 	}
 	return w.waitForFork(soft, j, "store the decision about the fork in the vault", err)
-}
-
-// waitForFork tells of a vault that did not answer about a fork, and waits until the next try.
-func (w *worker) waitForFork(soft context.Context, j *model.Job, doing string, err error) (ok bool, _ error) {
-	w.m.parts.Observer.Trouble(j.Instance, j.ID, doing, err)
-	w.provePause = min(max(firstPause, 2*w.provePause), lastPause)
-	select {
-	case <-time.After(w.provePause):
-	case <-w.signal:
-	case <-soft.Done():
-	}
-	return false, nil
-}
-
-// Chain has the backups of an instance, as one look at the vault found them, and the backups from
-// which they came. It is for one goroutine.
-type Chain interface {
-	// Newest is as Restorer.Newest.
-	Newest(ctx context.Context) (model.Content, error)
-	// Relate tells how the newest backup relates to the backup that this host knows, and
-	// which backup the host truly knows: a backup of known.Tried where the vault has it,
-	// since this host made it of the volumes without hearing that it was stored. newest
-	// is zero where the vault has none, or several; the relation is RelationNone then.
-	Relate(known, newest model.Content) (prepare.Relation, model.Content)
-}
-
-// Chainer looks how the backups of an instance descend from each other. A Restorer that is none
-// knows sequence numbers only.
-type Chainer interface {
-	Chain(ctx context.Context, instance, tenant string) (Chain, error)
-}
-
-// relateFacts completes the facts with the chain of the instance's
-// backups; nil where there is none, and chainErr says why.
-func (w *worker) relateFacts(f *prepare.Facts, chain Chain, chainErr error) error {
-	if chain == nil && chainErr == nil || f.NewestErr != nil && !errors.Is(f.NewestErr, model.ErrNoBackup) {
-		f.Relation = prepare.Relate(f.Known, f.Newest)
-		return nil
-	}
-	if chainErr != nil {
-		if f.Found == model.IsRunning {
-			f.Relation = prepare.RelationNone // it is not restored in any case
-			return nil
-		}
-		return fmt.Errorf("look from which backup the newest one came: %w", chainErr)
-	}
-	relation, known := chain.Relate(f.Known, f.Newest)
-	if known.Backup != f.Known.Backup {
-		for i := range f.Volumes {
-			if v := &f.Volumes[i]; v.Backup.Backup == f.Known.Backup && v.Presence != prepare.VolumeMissing && v.Origin != prepare.OriginForeign {
-				v.Backup = known
-				// nothing proves that the present content is the backed-up content
-				if v.Origin == prepare.OriginSame || v.Origin == prepare.OriginUnknown {
-					v.Origin = prepare.OriginChanged
-				}
-			}
-		}
-	}
-	f.Known, f.Relation = known, relation
-	return nil
 }

@@ -55,43 +55,6 @@ func (w *worker) dropSnapshots(ctx context.Context, j *model.Job, kept []model.B
 	return left
 }
 
-// discard removes the trees beside the places of a restore: the replaced trees, or the built
-// trees that are not needed. It keeps content that is to be kept, and returns each tree that it
-// can't remove. A tree of which the journal does not know (errTakenOut) is no leftover, because
-// seekKept adopts it; the error names such trees.
-func (w *worker) discard(j *model.Job) (left []model.Leftover, stays error) {
-	places := j.Restore.Places
-	switch {
-	case j.PutBack != "" && !j.Restore.Placed:
-		return nil, nil // the kept content lies at the stages
-	case j.Restore.Condemned:
-		places = slices.Clone(places)
-		for _, p := range j.Restore.Out {
-			places = append(places, model.Place{Volume: p.Volume, Target: p.Target, Stage: p.Aside, Holder: p.Holder, Old: p.Old})
-		}
-	}
-	for _, p := range places {
-		if p.Aside != "" {
-			w.setAside(j, p)
-			continue
-		}
-		if j.PutBack != "" {
-			continue // it has replaced nothing
-		}
-		err := w.act(crashpoint.Discard, func() error {
-			return contain.Call(func() error { return w.m.discardTree(p) })
-		})
-		switch {
-		case errors.Is(err, errTakenOut):
-			stays = errors.Join(stays, err)
-			w.m.parts.Observer.Lacked(j.Instance, j.ID, "remove "+p.Stage, err)
-		case err != nil:
-			left = append(left, w.leave(j, model.Leftover{Place: &p}, err))
-		}
-	}
-	return left, stays
-}
-
 // removeLeftover tries to remove one leftover and writes the outcome.
 func (m *Manager) removeLeftover(ctx context.Context, l model.Leftover) (removed bool) {
 	try, cancel := context.WithTimeout(ctx, actTimeout)

@@ -8,17 +8,6 @@ import (
 	"holdfast/agent/model"
 )
 
-// Marks keeps a note of each instance that may be held, outside of the journal. When the journal is
-// lost, the agent lets instances go by these notes. All methods may be called from any goroutine.
-type Marks interface {
-	// Set makes the note durable.
-	Set(instance string, note []byte) error
-	// Clear removes the note; a missing note is no error.
-	Clear(instance string) error
-	// List returns all notes by instance.
-	List() (map[string][]byte, error)
-}
-
 // mark notes that the job is about to hold its instance.
 func (w *worker) mark(j *model.Job) error {
 	if w.m.parts.Marks == nil {

@@ -179,3 +179,27 @@ type Observer interface {
 	// Lacked is called when something failed that the job goes on without.
 	Lacked(instance, job, doing string, err error)
 }
+
+// Marks keeps a note of each instance that may be held, outside of the journal. When the journal is
+// lost, the agent lets instances go by these notes. All methods may be called from any goroutine.
+type Marks interface {
+	// Set makes the note durable.
+	Set(instance string, note []byte) error
+	// Clear removes the note; a missing note is no error.
+	Clear(instance string) error
+	// List returns all notes by instance.
+	List() (map[string][]byte, error)
+}
+
+// Store tells whether the store answers. Its methods may be called from any goroutine.
+type Store interface {
+	// Reach opens the tenant's vault and makes one cheap request. The error wraps ErrStoreAway
+	// where another try may succeed without anybody's doing.
+	Reach(ctx context.Context, tenant string) error
+	// Silent is for how long the store has answered none of the requests of a kind that are still
+	// made; 0 while it answers.
+	Silent() time.Duration
+}
+
+// ErrStoreAway says that the store does not answer now.
+var ErrStoreAway = errors.New("the store does not answer")

@@ -60,11 +60,6 @@ func (w *worker) precopy(ctx context.Context, j *model.Job) (model.State, journa
 	return next, c, nil
 }
 
-// ofRound returns the snapshots that a round can read while the instance runs.
-func ofRound(planned []model.Snapshot) []model.Snapshot {
-	return slices.DeleteFunc(slices.Clone(planned), func(s model.Snapshot) bool { return !s.Live && !s.Warm })
-}
-
 // shrinking is by how much a round has to be smaller than the one before for another to be
 // worth its while: below it the instance changes about as fast as its changes can be stored.
 const shrinking = 0.7

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"holdfast/agent/journal"
 	"holdfast/agent/model"
@@ -13,13 +12,6 @@ import (
 
 // errMayNotRelease says that the journal does not have all that a power-down rests on.
 var errMayNotRelease = errors.New("the journal does not allow a release")
-
-// Looks at an instance that seems to run while it is being released, before that is believed: a
-// runtime that lets go of the freezer to deliver the kill shows it as running for a moment.
-const (
-	releaseLooks = 5
-	releaseLook  = time.Second
-)
 
 // mayRelease is the gate of every power-down.
 //
@@ -155,13 +147,4 @@ func (w *worker) release(hard context.Context, j *model.Job) error {
 		Edit: func(j *model.Job) { j.EndHold(w.m.opts.Now(), w.m.journal.Up()) },
 		Emit: w.m.event(model.EventReleased),
 	})
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

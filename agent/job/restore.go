@@ -6,58 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"holdfast/agent/journal"
 	"holdfast/agent/model"
 	"holdfast/agent/prepare"
+	"holdfast/internal/contain"
 	"holdfast/internal/crashpoint"
 )
-
-// RestoreRequest is the work of the engine for one restore.
-type RestoreRequest struct {
-	Instance, Tenant string
-	Backup           string
-	// Seq and Vault belong to the backup.
-	Seq    uint64
-	Vault  string
-	Places []model.Place
-	// Progress takes figures as they grow; it may be called from any goroutine.
-	Progress func(model.Progress)
-}
-
-// Restorer brings the volumes of instances back. Its methods may be called from any goroutine.
-type Restorer interface {
-	Keeper
-	// Look tells the state of each volume, in the order of the configuration. known is the backup
-	// that the journal has of them. It changes nothing.
-	Look(ctx context.Context, instance, tenant string, known model.Content) ([]prepare.VolumeFacts, error)
-	// Newest names the newest backup; ErrNoBackup.
-	Newest(ctx context.Context, instance, tenant string) (model.Content, error)
-	// Mark puts the mark of the backup of a job on each folder or file that was backed up, at the
-	// path that the journal has, and tells which volumes bear it. With an error the other ones do
-	// not. Another folder that lies at the path by now gets no mark.
-	Mark(ctx context.Context, j *model.Job, c model.Content) (marked map[string]bool, err error)
-	// Backup names the backup of that id; ErrNoBackup.
-	Backup(ctx context.Context, instance, tenant, id string) (model.Content, error)
-	// Plan names the places of all volumes and changes nothing. An
-	// error says why one can't be restored to its place.
-	Plan(ctx context.Context, instance, job string) ([]model.Place, error)
-	// Restore builds the tree of each place at its stage. It returns nil when all are
-	// complete and durable, and the places then with Tree. When ctx ends it returns
-	// soon, with nothing running. Discard removes the remains of a failed Restore.
-	Restore(ctx context.Context, r RestoreRequest) (*model.RestoreResult, []model.Place, error)
-	// Placed tells whether the restored tree is in its place.
-	Placed(p model.Place) (bool, error)
-	// Put puts it there, in one step; the old content
-	// is at the stage then. Done twice it is no error.
-	Put(p model.Place) error
-	// Back undoes Put, in one step. Done twice it is no error.
-	Back(p model.Place) error
-	// Discard removes the content of the stage, and the remains of an interrupted Restore:
-	// the tree Old where that is known, else Tree where that is. Nothing there is no error.
-	Discard(p model.Place) error
-}
 
 // toRestore gathers the facts on which a restore rests, and does what Decide says.
 func (w *worker) toRestore(ctx context.Context, j *model.Job) (model.State, journal.Change, error) {
@@ -104,32 +59,6 @@ func (w *worker) toRestore(ctx context.Context, j *model.Job) (model.State, jour
 		return model.Restoring, journal.Change{Edit: func(j *model.Job) { j.Found, j.Restore, j.Kept = f.Found, r, instance.Keep }}, nil
 	}
 	return "", journal.Change{}, d.Err
-}
-
-// askVault is for how long the vault is asked about an instance that is not going to be restored.
-const askVault = 10 * time.Second
-
-// facts looks at the instance, its volumes, the journal and the vault. An instance that runs and
-// has all of its volumes is ready, whether the store answers or not.
-func (w *worker) facts(ctx context.Context, j *model.Job, instance Instance) (f prepare.Facts, err error) {
-	restorer := w.m.parts.Restorer
-	f = prepare.Facts{Holds: instance.Holds, Start: w.m.opts.StartRestored}
-	if f.Found, err = w.user(ctx, j, instance); err != nil {
-		return f, fmt.Errorf("look at the instance: %w", err)
-	}
-	if f.Known, err = w.m.journal.Content(j.Instance); err != nil {
-		return f, fmt.Errorf("read the journal: %w", err)
-	}
-	if f.Volumes, err = restorer.Look(ctx, j.Instance, j.Tenant, f.Known); err != nil {
-		return f, fmt.Errorf("look at the volumes: %w", err)
-	}
-	if f.Found == model.IsRunning {
-		// The vault only adds a warning to a decision that is clear already.
-		short, cancel := context.WithTimeout(ctx, askVault)
-		defer cancel()
-		ctx = short
-	}
-	return f, w.backupToRestore(ctx, j, &f)
 }
 
 // restore builds the volumes beside their places. A crash leaves
@@ -334,4 +263,80 @@ func (w *worker) undoRestore(ctx context.Context, j *model.Job) error {
 		}
 	}
 	return nil
+}
+
+// planReplacing counts the content in the places of the volumes, where a backup holds it for
+// certain: content that is still the same once it is out of its place need not be kept. Then it
+// looks for room. The facts of the decision are gathered once more after the count, so that nothing
+// changes in between unseen.
+func (w *worker) planReplacing(ctx context.Context, j *model.Job, instance Instance, r *model.Restore) error {
+	olds := map[string]string{}
+	for i := range r.Places {
+		p := &r.Places[i]
+		if !r.Certain {
+			continue
+		}
+		old, was, err := w.m.parts.Restorer.Count(ctx, *p, p.Target)
+		if err != nil {
+			return fmt.Errorf("count the content of volume %q: %w", p.Volume, err)
+		}
+		if old != "" {
+			p.Was, olds[p.Volume] = was, old
+		}
+	}
+	if len(olds) > 0 {
+		f, err := w.facts(ctx, j, instance)
+		if err != nil {
+			return err
+		}
+		d := prepare.Decide(f)
+		switch {
+		case d.Action == prepare.ActRefuse:
+			return d.Err
+		case d.Action == prepare.ActReady || f.Newest.Backup != r.Backup:
+			return errors.New("the volumes or the vault changed while the restore was decided; command it again")
+		}
+		r.Certain = d.Certain
+	}
+	if err := w.planRoom(ctx, j, r, olds); err != nil {
+		return fmt.Errorf("look for room: %w", err)
+	}
+	return nil
+}
+
+// discard removes the trees beside the places of a restore: the replaced trees, or the built
+// trees that are not needed. It keeps content that is to be kept, and returns each tree that it
+// can't remove. A tree of which the journal does not know (errTakenOut) is no leftover, because
+// seekKept adopts it; the error names such trees.
+func (w *worker) discard(j *model.Job) (left []model.Leftover, stays error) {
+	places := j.Restore.Places
+	switch {
+	case j.PutBack != "" && !j.Restore.Placed:
+		return nil, nil // the kept content lies at the stages
+	case j.Restore.Condemned:
+		places = slices.Clone(places)
+		for _, p := range j.Restore.Out {
+			places = append(places, model.Place{Volume: p.Volume, Target: p.Target, Stage: p.Aside, Holder: p.Holder, Old: p.Old})
+		}
+	}
+	for _, p := range places {
+		if p.Aside != "" {
+			w.setAside(j, p)
+			continue
+		}
+		if j.PutBack != "" {
+			continue // it has replaced nothing
+		}
+		err := w.act(crashpoint.Discard, func() error {
+			return contain.Call(func() error { return w.m.discardTree(p) })
+		})
+		switch {
+		case errors.Is(err, errTakenOut):
+			stays = errors.Join(stays, err)
+			w.m.parts.Observer.Lacked(j.Instance, j.ID, "remove "+p.Stage, err)
+		case err != nil:
+			left = append(left, w.leave(j, model.Leftover{Place: &p}, err))
+		}
+	}
+	return left, stays
 }

@@ -5,8 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"holdfast/agent/model"
+)
+
+// Looks at an instance that seems to run while it is being released, before that is believed: a
+// runtime that lets go of the freezer to deliver the kill shows it as running for a moment.
+const (
+	releaseLooks = 5
+	releaseLook  = time.Second
 )
 
 // heldBy tells why the instance is not held by the job any more, or

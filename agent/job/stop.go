@@ -4,8 +4,6 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"holdfast/agent/model"
 )
 
 // A stop has one deadline. After the end of its context Run gives jobs at work Options.DrainTimeout
@@ -51,32 +49,17 @@ func acting(ctx context.Context, limit time.Duration) (context.Context, context.
 	return act, func() { keep(); cancel() }
 }
 
-// fruitless counts how often in a row the job was put off, this time included, without
-// anything new of it in the store; packs is how many packs the journal names. The progress
-// tells the packs that this life has sent, and the journal the packs of earlier lives.
-func (w *worker) fruitless(j *model.Job) (packs, n int, err error) {
-	named, err := w.m.journal.Packs(j.ID)
-	if err != nil {
-		return 0, 0, err
-	}
-	stored := len(named) > j.PacksBefore
-	if w.tried {
-		p := w.progress.Load()
-		stored = stored && p != nil && p.BytesSent > 0
-	}
-	w.tried = false
-	w.progress.Store(nil)
-	switch {
-	case stored:
-		return len(named), 0, nil
-	case w.m.opts.RecoverOnly, j.ForStore: // nobody has tried, or the store kept it from storing
-		return len(named), j.Fruitless, nil
-	}
-	return len(named), j.Fruitless + 1, nil
-}
-
 // stopOver tells whether the time of the stop is over.
 func stopOver(ctx context.Context) bool {
 	over, ok := ctx.Value(stopKey{}).(context.Context)
 	return ok && over.Err() != nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

@@ -17,19 +17,6 @@ import (
 // when the store has not answered for Options.StorePatience, where nothing is lost by that: see
 // mayWait.
 
-// Store tells whether the store answers. Its methods may be called from any goroutine.
-type Store interface {
-	// Reach opens the tenant's vault and makes one cheap request. The error wraps ErrStoreAway
-	// where another try may succeed without anybody's doing.
-	Reach(ctx context.Context, tenant string) error
-	// Silent is for how long the store has answered none of the requests of a kind that are still
-	// made; 0 while it answers.
-	Silent() time.Duration
-}
-
-// ErrStoreAway says that the store does not answer now.
-var ErrStoreAway = errors.New("the store does not answer")
-
 // errWaitForStore says that the instance is to be let go until the store answers.
 var errWaitForStore = errors.New("the instance is let go until the store answers")
 
@@ -60,39 +47,6 @@ func restForStore(ctx context.Context, j *model.Job) error {
 		return nil
 	}
 	return sleep(ctx, min(firstStoreWait<<min(j.StoreWaits-1, 10), lastStoreWait))
-}
-
-// turnToHold waits for the turn to hold the instance and for the store, and returns with both: the
-// store is asked anew after each wait for the turn. No turn is kept while the store is away.
-func (w *worker) turnToHold(ctx context.Context, j *model.Job) error {
-	told := false
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		if w.hold == nil {
-			w.hold = w.m.holds.join(w.place)
-		}
-		if err := w.hold.wait(ctx); err != nil {
-			return fmt.Errorf("wait for the turn to hold the instance: %w", err)
-		}
-		err := w.reach(ctx, j)
-		if err == nil {
-			return nil
-		}
-		w.hold.leave()
-		w.hold = nil
-		if ctx.Err() != nil {
-			return fmt.Errorf("wait for the store: %w", context.Cause(ctx))
-		}
-		if !errors.Is(err, ErrStoreAway) {
-			return fmt.Errorf("ask the store before the instance is held: %w", err)
-		}
-		if !told {
-			told = true
-			w.m.parts.Observer.Lacked(j.Instance, j.ID, "reach the store; the instance runs until the store answers, and is held then", err)
-		}
-		if cause := sleep(ctx, pause); cause != nil {
-			return fmt.Errorf("wait for the store: %w, after: %w", cause, err)
-		}
-	}
 }
 
 // reach asks the store once.

@@ -60,3 +60,14 @@ func (w *worker) standing(j *model.Job, kept []model.Base, stands func(model.Sna
 	}
 	return still
 }
+
+// ofTenant is the job's instance as the configuration has it now; an
+// error where the configuration has given the instance to another tenant
+// since the command: neither tenant's bytes may get to the other.
+func (w *worker) ofTenant(j *model.Job) (Instance, error) {
+	instance, err := w.m.parts.Instance(j.Instance)
+	if err == nil && instance.Tenant != j.Tenant {
+		err = fmt.Errorf("the command is of tenant %q, and the configuration gives the instance to tenant %q by now; command it anew", j.Tenant, instance.Tenant)
+	}
+	return instance, err
+}
