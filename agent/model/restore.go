@@ -7,7 +7,7 @@ import (
 
 // Place is where a volume belongs on this host, and where its tree is built before it gets there,
 // by one rename. internal/restore has a Place of its own, with the paths and identities alone: the
-// engine knows neither volumes nor what was there when a job decided.
+// engine knows neither the names of volumes nor the content that a job has decided about.
 type Place struct {
 	Volume string `json:"volume"` // its name
 	Target string `json:"target"`

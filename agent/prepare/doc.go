@@ -1,5 +1,5 @@
-// Package prepare decides what a command to prepare an instance does with the volumes that lie on
-// the host: the instance is ready as it is, or is restored, or the command is refused.
+// Package prepare decides about a command to prepare an instance, by the volumes that lie on the
+// host: the instance is ready as it is, or is restored, or the command is refused.
 //
 // agent/job gathers the Facts and carries out the Decision. Decide is a pure function: the same
 // facts give the same decision, and nothing on the host is looked at or touched. A test of this
