@@ -67,7 +67,7 @@ func (w *worker) write(j *model.Job, to model.State, c journal.Change) error {
 func (w *worker) writeChecked(j *model.Job, to model.State, check func(journal.Record) error, c journal.Change) error {
 	point := "job.write-" + string(to)
 	w.m.hit(point + crashpoint.Before)
-	old, err := w.m.journal.ReplacedBases(j.Instance, c)
+	old, err := w.m.journal.ReplacedBases(j.Instance, c.Bases, c.DropBases)
 	if err != nil {
 		return err
 	}

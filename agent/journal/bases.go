@@ -41,9 +41,9 @@ func basesOf(tx *bbolt.Tx, instance string) (bases []model.Base, err error) {
 	return bases, nil
 }
 
-// putBases writes the bases of a change.
-func putBases(tx *bbolt.Tx, instance string, c Change) error {
-	if c.DropBases {
+// putBases writes the bases of a step. drop forgets all bases of the instance first.
+func putBases(tx *bbolt.Tx, instance string, bases []model.Base, drop bool) error {
+	if drop {
 		old, err := basesOf(tx, instance)
 		if err != nil {
 			return err
@@ -54,7 +54,7 @@ func putBases(tx *bbolt.Tx, instance string, c Change) error {
 			}
 		}
 	}
-	for _, b := range c.Bases {
+	for _, b := range bases {
 		if err := put(tx, bucketBases, baseKey(b.Instance, b.Volume), b); err != nil {
 			return err
 		}
@@ -83,9 +83,10 @@ func (jr *Journal) ForgetBase(b model.Base) (forgotten bool, err error) {
 	return forgotten, err
 }
 
-// ReplacedBases returns the bases that the change takes the places of.
-func (jr *Journal) ReplacedBases(instance string, c Change) ([]model.Base, error) {
-	if len(c.Bases) == 0 && !c.DropBases {
+// ReplacedBases returns the bases whose places the bases of a step take. drop says that the step
+// forgets all bases of the instance first.
+func (jr *Journal) ReplacedBases(instance string, bases []model.Base, drop bool) ([]model.Base, error) {
+	if len(bases) == 0 && !drop {
 		return nil, nil
 	}
 	old, err := jr.Bases(instance)
@@ -93,7 +94,7 @@ func (jr *Journal) ReplacedBases(instance string, c Change) ([]model.Base, error
 		return nil, err
 	}
 	return slices.DeleteFunc(old, func(b model.Base) bool {
-		return slices.ContainsFunc(c.Bases, func(k model.Base) bool { return k.Ref.Path == b.Ref.Path }) ||
-			!c.DropBases && !slices.ContainsFunc(c.Bases, func(k model.Base) bool { return k.Volume == b.Volume })
+		return slices.ContainsFunc(bases, func(k model.Base) bool { return k.Ref.Path == b.Ref.Path }) ||
+			!drop && !slices.ContainsFunc(bases, func(k model.Base) bool { return k.Volume == b.Volume })
 	}), nil
 }

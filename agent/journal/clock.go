@@ -76,13 +76,6 @@ func (jr *Journal) SetClock(boot string, since func() time.Duration) {
 // agent starts again, never falls, and does not depend on the wall clock.
 func (jr *Journal) Up() time.Duration { return jr.clock.now().Up }
 
-// Tick writes the reading of the clock, and tells whether the journal can be written.
-func (jr *Journal) Tick() error {
-	jr.ticks.Add(1)
-	defer jr.ticks.Add(-1)
-	return jr.together(func(*bbolt.Tx) error { return nil })
-}
-
 // readClock takes the reading of the last transaction.
 func (jr *Journal) readClock(tx *bbolt.Tx) error {
 	b := tx.Bucket(bucketMeta).Get(keyClock)
@@ -93,21 +86,4 @@ func (jr *Journal) readClock(tx *bbolt.Tx) error {
 		return fmt.Errorf("journal %s: it %w: decode its clock: %w", jr.path, errDamaged, err)
 	}
 	return nil
-}
-
-// transact runs write in one transaction, adds the reading of the
-// clock, and reports the journal's own part in the transaction.
-func (jr *Journal) transact(write func(tx *bbolt.Tx) error) error {
-	refused := false // by write, which says nothing of the journal
-	err := jr.db.Update(func(tx *bbolt.Tx) error {
-		if err := write(tx); err != nil {
-			refused = true
-			return err
-		}
-		return put(tx, bucketMeta, keyClock, jr.clock.now())
-	})
-	if told := jr.told.Load(); told != nil && !refused {
-		(*told)(err)
-	}
-	return err
 }

@@ -103,3 +103,39 @@ func (jr *Journal) commit(batch []*commit) {
 		alone.done <- contain.Call(func() error { return jr.transact(alone.write) })
 	}
 }
+
+// Guard has allowed asked before each write that a command, a report or a step of a job makes. With
+// its error nothing is written, and so nothing that the write would have named is done. The
+// journal's own looks whether it can be written are not asked for. It may be set at any time.
+func (jr *Journal) Guard(allowed func() error) { jr.guard.Store(&allowed) }
+
+func (jr *Journal) allowed() error {
+	if guard := jr.guard.Load(); guard != nil {
+		return (*guard)()
+	}
+	return nil
+}
+
+// Tick writes the reading of the clock, and tells whether the journal can be written.
+func (jr *Journal) Tick() error {
+	jr.ticks.Add(1)
+	defer jr.ticks.Add(-1)
+	return jr.together(func(*bbolt.Tx) error { return nil })
+}
+
+// transact runs write in one transaction, adds the reading of the
+// clock, and reports the journal's own part in the transaction.
+func (jr *Journal) transact(write func(tx *bbolt.Tx) error) error {
+	refused := false // by write, which says nothing of the journal
+	err := jr.db.Update(func(tx *bbolt.Tx) error {
+		if err := write(tx); err != nil {
+			refused = true
+			return err
+		}
+		return put(tx, bucketMeta, keyClock, jr.clock.now())
+	})
+	if told := jr.told.Load(); told != nil && !refused {
+		(*told)(err)
+	}
+	return err
+}

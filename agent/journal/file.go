@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -23,9 +24,6 @@ var (
 	// ErrOlder says that an earlier version of the program wrote the journal.
 	ErrOlder = errors.New("journal was written by an earlier version")
 )
-
-// errDamaged says that the journal's file differs from the written one.
-var errDamaged = errors.New("is damaged")
 
 // Open opens the journal at path, or makes an empty one (mode
 // 0600). A damaged journal is set aside, see Aside. The error is ErrLocked
@@ -141,4 +139,33 @@ func (jr *Journal) sound(tx *bbolt.Tx) error {
 		return fmt.Errorf("open journal %s: it %w: %w", jr.path, errDamaged, first)
 	}
 	return nil
+}
+
+func (jr *Journal) init() error {
+	// The version is looked at before anything is written: a newer journal stays as it is.
+	err := jr.db.View(func(tx *bbolt.Tx) error {
+		if err := checkVersion(tx, jr.path); err != nil || tx.Bucket(bucketMeta) == nil {
+			return err
+		}
+		return errors.Join(jr.readClock(tx), jr.sound(tx))
+	})
+	if err != nil {
+		return err
+	}
+	return jr.db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range allBuckets {
+			if _, err := tx.CreateBucketIfNotExists(name); errors.Is(err, bolterrors.ErrIncompatibleValue) {
+				return fmt.Errorf("journal %s: it %w: %w", jr.path, errDamaged, err)
+			} else if err != nil {
+				return fmt.Errorf("journal %s: %w", jr.path, err)
+			}
+		}
+		if err := jr.setUnknownAside(tx); err != nil {
+			return err
+		}
+		if err := indexOutbox(tx); err != nil {
+			return err
+		}
+		return tx.Bucket(bucketMeta).Put(keyVersion, []byte(strconv.Itoa(journalVersion)))
+	})
 }

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"holdfast/agent/model"
 )
@@ -61,6 +59,9 @@ var (
 	}
 )
 
+// errDamaged says that the journal's file differs from the written one.
+var errDamaged = errors.New("is damaged")
+
 // Journal is the file in which tasks, jobs and undelivered reports live. One
 // process has it open at a time. Every method is one transaction, or a part of one,
 // durable when it returns nil, and may be called from any goroutine. Close it last.
@@ -76,35 +77,6 @@ type Journal struct {
 	found   map[string]bool              // keys of the unknown records that this opening found
 	ticks   atomic.Int64                 // that are under way
 	guard   atomic.Pointer[func() error] // see Guard
-}
-
-func (jr *Journal) init() error {
-	// The version is looked at before anything is written: a newer journal stays as it is.
-	err := jr.db.View(func(tx *bbolt.Tx) error {
-		if err := checkVersion(tx, jr.path); err != nil || tx.Bucket(bucketMeta) == nil {
-			return err
-		}
-		return errors.Join(jr.readClock(tx), jr.sound(tx))
-	})
-	if err != nil {
-		return err
-	}
-	return jr.db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range allBuckets {
-			if _, err := tx.CreateBucketIfNotExists(name); errors.Is(err, bolterrors.ErrIncompatibleValue) {
-				return fmt.Errorf("journal %s: it %w: %w", jr.path, errDamaged, err)
-			} else if err != nil {
-				return fmt.Errorf("journal %s: %w", jr.path, err)
-			}
-		}
-		if err := jr.setUnknownAside(tx); err != nil {
-			return err
-		}
-		if err := indexOutbox(tx); err != nil {
-			return err
-		}
-		return tx.Bucket(bucketMeta).Put(keyVersion, []byte(strconv.Itoa(journalVersion)))
-	})
 }
 
 // Close closes the file. It is idempotent.
@@ -286,4 +258,22 @@ func (jr *Journal) Busy(instances ...string) error {
 		return &busy
 	}
 	return err
+}
+
+func keysOf(b *bbolt.Bucket) func(yield func(k []byte) bool) {
+	return func(yield func(k []byte) bool) {
+		c := b.Cursor()
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func count(b *bbolt.Bucket) (n int) {
+	for range keysOf(b) {
+		n++
+	}
+	return n
 }

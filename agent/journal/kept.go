@@ -15,18 +15,18 @@ import (
 
 func asideKey(instance, job string) []byte { return []byte(instance + "\x00" + job) }
 
-// putAside writes, in the transaction of a state, the content that is kept from then on, and the
-// content that is not any more.
-func putAside(tx *bbolt.Tx, instance string, c Change) error {
-	if c.Unkept != "" {
-		if err := tx.Bucket(bucketAside).Delete(asideKey(instance, c.Unkept)); err != nil {
+// putAside writes, in the transaction of a state, the content that is kept from then on (nil: no
+// more), and forgets the content that the job unkept has replaced ("": none).
+func putAside(tx *bbolt.Tx, instance string, kept *model.Aside, unkept string) error {
+	if unkept != "" {
+		if err := tx.Bucket(bucketAside).Delete(asideKey(instance, unkept)); err != nil {
 			return err
 		}
 	}
-	if c.Kept == nil {
+	if kept == nil {
 		return nil
 	}
-	return put(tx, bucketAside, []byte(c.Kept.Key()), c.Kept)
+	return put(tx, bucketAside, []byte(kept.Key()), kept)
 }
 
 // Kept lists the kept content, the oldest first.

@@ -35,13 +35,6 @@ func outboxFull(tx *bbolt.Tx) bool {
 	return least >= MaxOutbox && count(outbox)+count(refused) >= MaxOutbox
 }
 
-func count(b *bbolt.Bucket) (n int) {
-	for range keysOf(b) {
-		n++
-	}
-	return n
-}
-
 func outboxKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 
 // emit adds an event to the outbox in the transaction of the state that it reports.

@@ -39,18 +39,6 @@ func (jr *Journal) Used() (used bool, err error) {
 	return used, err
 }
 
-// Guard has allowed asked before each write that a command, a report or a step of a job makes. With
-// its error nothing is written, and so nothing that the write would have named is done. The
-// journal's own looks whether it can be written are not asked for. It may be set at any time.
-func (jr *Journal) Guard(allowed func() error) { jr.guard.Store(&allowed) }
-
-func (jr *Journal) allowed() error {
-	if guard := jr.guard.Load(); guard != nil {
-		return (*guard)()
-	}
-	return nil
-}
-
 // Inspect opens the journal at path, which no agent has open, without a change
 // to its content, and sets no damage aside. The caller closes the journal, and
 // holds its lock until then. The error is ErrLocked when another process has it.

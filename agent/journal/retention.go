@@ -137,14 +137,3 @@ func forget(tx *bbolt.Tx, id string) error {
 	}
 	return tx.Bucket(bucketTasks).Delete([]byte(id))
 }
-
-func keysOf(b *bbolt.Bucket) func(yield func(k []byte) bool) {
-	return func(yield func(k []byte) bool) {
-		c := b.Cursor()
-		for k, _ := c.First(); k != nil; k, _ = c.Next() {
-			if !yield(k) {
-				return
-			}
-		}
-	}
-}

@@ -133,13 +133,13 @@ func (jr *Journal) Step(id string, to model.State, now time.Time, check func(Rec
 				return err
 			}
 		}
-		if err := putBases(tx, job.Instance, c); err != nil {
+		if err := putBases(tx, job.Instance, c.Bases, c.DropBases); err != nil {
 			return err
 		}
 		if err := putLeftovers(tx, c.Left); err != nil {
 			return err
 		}
-		if err := putAside(tx, job.Instance, c); err != nil {
+		if err := putAside(tx, job.Instance, c.Kept, c.Unkept); err != nil {
 			return err
 		}
 		if err := noteContent(tx, job); err != nil {
