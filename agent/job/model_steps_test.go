@@ -89,7 +89,8 @@ func (m *hostModel) cancel() {
 }
 
 func (m *hostModel) release() { n := pick(m.r, m.names...); m.allowed("release "+n, m.l.m.Release(n)) }
-func (m *hostModel) resume()  { n := pick(m.r, m.names...); m.allowed("resume "+n, m.l.m.Resume(n)) }
+
+func (m *hostModel) resume() { n := pick(m.r, m.names...); m.allowed("resume "+n, m.l.m.Resume(n)) }
 
 // change begins or ends a fault.
 func (m *hostModel) change() {

@@ -11,6 +11,7 @@ import (
 	"holdfast/agent/model"
 )
 
+// Leftovers lists the things that could not be removed yet, the oldest first.
 func (jr *Journal) Leftovers() (list []model.Leftover, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketLeftovers).ForEach(func(k, v []byte) error {

@@ -98,6 +98,7 @@ func refused(tx *bbolt.Tx, seq uint64) (r model.Refused, held *model.Job, err er
 	return r, j, nil
 }
 
+// InOutbox tells whether the event with that number waits for its acknowledgement.
 func (jr *Journal) InOutbox(seq uint64) (is bool, err error) {
 	err = jr.db.View(func(tx *bbolt.Tx) error {
 		is = tx.Bucket(bucketOutbox).Get(outboxKey(seq)) != nil

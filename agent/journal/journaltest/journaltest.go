@@ -12,11 +12,11 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Tx is a transaction on the file, and Bucket is one kind of record in it.
-type (
-	Tx     = bbolt.Tx
-	Bucket = bbolt.Bucket
-)
+// Tx is a transaction on the file.
+type Tx = bbolt.Tx
+
+// Bucket has the records of one kind.
+type Bucket = bbolt.Bucket
 
 // Edit changes the records of a journal that nobody has open, in one transaction.
 func Edit(t testing.TB, path string, do func(tx *Tx) error) {
