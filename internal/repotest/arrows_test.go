@@ -11,7 +11,9 @@ import (
 // place of its own and each can be understood, tested and replaced alone.
 var levels = map[string]int{
 	"internal/e2e":       10, // tests of the whole
+	"internal/e2e/fear":  10,
 	"internal/e2e/fleet": 10,
+	"internal/e2e/year":  10,
 	"internal/repotest":  10,
 	"packaging":          10, // tests of the whole, installed
 	"cmd/holdfast":       9,
