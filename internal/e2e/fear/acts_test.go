@@ -25,11 +25,11 @@ const (
 func (s *stage) disturb() {
 	ctx, cancel := context.WithTimeout(s.t.Context(), s.time+patience)
 	defer cancel()
-	s.end = cancel
+	s.going, s.end = ctx, cancel
 	var actors sync.WaitGroup
 	actors.Go(func() {
-		for pause(ctx, s.time) && !s.workDone() {
-			s.trail.note("some of the work that the test is for has not happened yet")
+		for pause(ctx, s.time); !s.workDone() && pause(ctx, time.Second); {
+			s.trail.count("seconds more")
 		}
 		cancel()
 	})
@@ -221,7 +221,15 @@ func (s *stage) verify(ctx context.Context, r *rand.Rand, h *host) {
 
 // prune collects garbage beside all others.
 func (s *stage) prune(ctx context.Context, r *rand.Rand, h *host) {
-	s.notePrune(h.run(ctx, r, "prune", "--grace", grace.String(), "--wait", "8s"))
+	res := h.run(ctx, r, "prune", "--grace", grace.String(), "--wait", "8s")
+	s.notePrune(res)
+	if res.code == 0 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if res.began.After(s.pruned) {
+			s.pruned = res.began
+		}
+	}
 }
 
 // notePrune counts the work of a prune.
@@ -302,10 +310,13 @@ func (s *stage) forget(ctx context.Context, r *rand.Rand, h *host, f *forgetting
 
 // declareDead removes the sessions of a host that lives.
 func (s *stage) declareDead(ctx context.Context, r *rand.Rand, h *host) {
-	if !pause(ctx, time.Duration(r.Int64N(int64(2*time.Second)))) {
+	dead := s.hosts[r.IntN(len(s.hosts))]
+	select {
+	case dead = <-s.asleep:
+	case <-time.After(time.Duration(r.Int64N(int64(2 * time.Second)))):
+	case <-ctx.Done():
 		return
 	}
-	dead := s.hosts[r.IntN(len(s.hosts))]
 	defer dead.declareDead()()
 	h.run(ctx, r, "vault", "sessions", "--forget", dead.name)
 }

@@ -76,16 +76,28 @@ type stage struct {
 	time    time.Duration // in which the processes are disturbed
 	dir     string
 	program string
-	key     string         // age identity of all hosts
-	minio   *testbed.S3    // nil: the store is a folder
-	bucket  string         // of MinIO
-	objects *objects       // that the gates saw; of MinIO
-	hosts   []*host        // that back up, read and prune
-	desk    *host          // of the operator, who has no session there
-	ledger  *ledger        // of backups
-	trail   *trail         // of acts
-	free    chan *instance // instances that nobody backs up
+	key     string          // age identity of all hosts
+	minio   *testbed.S3     // nil: the store is a folder
+	bucket  string          // of MinIO
+	objects *objects        // that the gates saw; of MinIO
+	hosts   []*host         // that back up, read and prune
+	desk    *host           // of the operator, who has no session there
+	ledger  *ledger         // of backups
+	trail   *trail          // of acts
+	free    chan *instance  // instances that nobody backs up
+	asleep  chan *host      // whose process sleeps, so that somebody may declare it dead
+	going   context.Context //nolint:containedctx // ends with the disturbances
 	end     context.CancelFunc
+
+	mu     sync.Mutex
+	pruned time.Time // begin of the last prune that ended well
+}
+
+// prunedSince tells whether a prune that began after that time has ended.
+func (s *stage) prunedSince(begun time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pruned.After(begun)
 }
 
 // TestFear is the whole, on each kind of store.
@@ -111,7 +123,7 @@ func TestFear(t *testing.T) {
 
 func newStage(t *testing.T, kind string) *stage {
 	t.Helper()
-	s := &stage{t: t, seed: usualSeed, time: usualTime, dir: testbed.Dir(t), program: build(t), end: func() {}}
+	s := &stage{t: t, seed: usualSeed, time: usualTime, dir: testbed.Dir(t), program: build(t), asleep: make(chan *host, hostCount), going: t.Context(), end: func() {}}
 	if text := os.Getenv("HOLDFAST_SEED"); text != "" {
 		n, err := strconv.ParseUint(text, 10, 64)
 		must(t, err)

@@ -25,7 +25,6 @@ type host struct {
 	work chan func() // for the thread that is in the namespaces of the host
 
 	mu        sync.Mutex
-	gates     []*gate   // that no process uses
 	declaring int       // commands under way that declare the host dead
 	declared  time.Time // end of the last one
 }
@@ -105,17 +104,16 @@ type result struct {
 // r gives, and does not outlive ctx for long. When run returns, no request of the process is on its
 // way any more.
 func (h *host) run(ctx context.Context, r *rand.Rand, args ...string) result {
-	p := &process{s: h.s, began: time.Now(), ended: make(chan struct{})}
+	p := &process{s: h.s, host: h, began: time.Now(), ended: make(chan struct{})}
 	if r != nil {
 		p.r = rand.New(rand.NewPCG(r.Uint64(), r.Uint64()))
 		p.wild = p.r.IntN(5) > 1
 	}
 	address := ""
 	if h.s.minio != nil {
-		g := h.gate()
-		defer h.giveBack(g)
-		if err := g.open(p); err != nil {
-			h.s.found("open the gate at %s: %v", g.address, err)
+		g, err := openGate(p)
+		if err != nil {
+			h.s.found("open a gate: %v", err)
 			return result{code: -1, began: p.began}
 		}
 		defer g.close()

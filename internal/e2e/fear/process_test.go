@@ -15,6 +15,7 @@ import (
 // called from any goroutine.
 type process struct {
 	s       *stage
+	host    *host
 	wild    bool // it is paused, and may be killed
 	began   time.Time
 	cmd     *exec.Cmd
@@ -65,6 +66,37 @@ func (p *process) pause(d time.Duration) {
 	}
 	p.s.trail.count("pauses")
 	p.sleep(d)
+	_ = p.cmd.Process.Signal(unix.SIGCONT)
+}
+
+// longestSleep bounds a sleep of a process that others are to overtake.
+const longestSleep = 20 * time.Second
+
+// oversleep stops the process while somebody declares its host dead, a whole prune passes, and
+// backups are made after it.
+func (p *process) oversleep() {
+	if !p.started.Load() || p.cmd.Process.Signal(unix.SIGSTOP) != nil {
+		return
+	}
+	p.s.trail.count("sleeps")
+	select {
+	case p.s.asleep <- p.host:
+	default: // the operator has enough to do
+	}
+	begun := time.Now()
+	made := 0
+	for end := begun.Add(longestSleep); time.Now().Before(end) && p.s.going.Err() == nil; {
+		if !p.sleep(20 * time.Millisecond) {
+			return
+		}
+		now := p.s.trail.counted("backups made")
+		if !p.s.prunedSince(begun) {
+			made = now
+		} else if now > made+1 {
+			p.s.trail.count("sleepers overtaken")
+			break
+		}
+	}
 	_ = p.cmd.Process.Signal(unix.SIGCONT)
 }
 
