@@ -33,6 +33,7 @@ func (s *stage) disturb() {
 		}
 		cancel()
 	})
+	actors.Go(func() { s.watch(ctx) })
 	number := uint64(0)
 	act := func(h *host, do func(context.Context, *rand.Rand, *host)) {
 		number++
@@ -221,7 +222,7 @@ func (s *stage) verify(ctx context.Context, r *rand.Rand, h *host) {
 
 // prune collects garbage beside all others.
 func (s *stage) prune(ctx context.Context, r *rand.Rand, h *host) {
-	res := h.run(ctx, r, "prune", "--grace", grace.String(), "--wait", "8s")
+	res := h.run(ctx, r, "prune", "--grace", grace.String(), "--wait", "20s")
 	s.notePrune(res)
 	if res.code == 0 {
 		s.mu.Lock()

@@ -6,8 +6,9 @@
 //
 // A ledger that the test itself keeps knows the content of each backup that a program reported as
 // made, and which commands may have forgotten the backup since. The law: a backup that nobody may
-// have forgotten, or that is held, or whose time of grace is not over, restores exactly. At the
-// end, one prune alone leaves no pack that no manifest names, no session and no announcement.
+// have forgotten, or that is held, or whose time of grace is not over, restores exactly. A watcher
+// also looks at the objects themselves several times a second. At the end, one prune alone leaves
+// no pack that no manifest names, no session and no announcement.
 //
 // Each host has a name, a machine id and a boot of its own, so no host can tell whether the
 // processes of another one live.

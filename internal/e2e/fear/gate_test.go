@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,24 +72,24 @@ var (
 	before = map[string]float64{
 		"put backups": 0.3, "delete backups": 0.25, "delete packs": 0.35, "put condemned": 0.15, "delete condemned": 0.2,
 		"put sessions": 0.05, "delete sessions": 0.05, "put forgotten": 0.1, "delete forgotten": 0.15, "put holds": 0.1, "delete going": 0.1,
-		"list sessions": 0.06, "list backups": 0.06, "list condemned": 0.08, "list going": 0.1, "head packs": 0.06, "": 0.01,
+		"list sessions": 0.06, "list backups": 0.06, "list condemned": 0.08, "list going": 0.1, "head packs": 0.06, "": 0.005,
 	}
 	after = map[string]float64{
 		"put backups": 0.15, "put sessions": 0.1, "put condemned": 0.1, "put packs": 0.05, "delete packs": 0.1, "list condemned": 0.1,
-		"list sessions": 0.1, "list backups": 0.1, "head packs": 0.06, "head sessions": 0.15, "list going": 0.1, "": 0.01,
+		"list sessions": 0.1, "list backups": 0.1, "head packs": 0.06, "head sessions": 0.15, "list going": 0.1, "": 0.005,
 	}
 )
 
 // Chances of faults, for each request.
 const (
-	chanceOfKill   = 0.008
-	chanceOfLate   = 0.02
-	chanceOfLoss   = 0.01
-	chanceOfRefuse = 0.01
+	chanceOfKill   = 0.002
+	chanceOfLate   = 0.01
+	chanceOfLoss   = 0.005
+	chanceOfRefuse = 0.005
 	chanceOfOld    = 0.5 // where an old answer is allowed
 	// chanceOfSleep is for a process at a request that others must not overtake: it sleeps until
 	// they have.
-	chanceOfSleep = 0.15
+	chanceOfSleep = 0.25
 )
 
 const slowDown = `<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>`
@@ -137,7 +138,7 @@ func (g *gate) meet(p *process, want wanted, chances map[string]float64) {
 	if !named {
 		chance = chances[""]
 	}
-	overtaken := want.verb == "put" && want.folder == "backups" || want.verb == "delete" && want.folder == "packs"
+	overtaken := slices.Contains([]string{"put backups", "delete packs", "delete index"}, want.String())
 	switch {
 	case p.chance(chanceOfKill):
 		p.kill()

@@ -72,9 +72,10 @@ func (p *process) pause(d time.Duration) {
 // longestSleep bounds a sleep of a process that others are to overtake.
 const longestSleep = 20 * time.Second
 
-// oversleep stops the process while somebody declares its host dead, a whole prune passes, and
-// backups are made after it.
+// oversleep stops the process while somebody declares its host dead, a whole prune passes or none,
+// and backups are made after it.
 func (p *process) oversleep() {
+	prune := p.chance(0.5)
 	if !p.started.Load() || p.cmd.Process.Signal(unix.SIGSTOP) != nil {
 		return
 	}
@@ -84,13 +85,13 @@ func (p *process) oversleep() {
 	default: // the operator has enough to do
 	}
 	begun := time.Now()
-	made := 0
+	made := p.s.trail.counted("backups made")
 	for end := begun.Add(longestSleep); time.Now().Before(end) && p.s.going.Err() == nil; {
 		if !p.sleep(20 * time.Millisecond) {
 			return
 		}
 		now := p.s.trail.counted("backups made")
-		if !p.s.prunedSince(begun) {
+		if prune && !p.s.prunedSince(begun) {
 			made = now
 		} else if now > made+1 {
 			p.s.trail.count("sleepers overtaken")
