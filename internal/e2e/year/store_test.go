@@ -83,6 +83,8 @@ func (s *store) serve(d *door, w http.ResponseWriter, r *http.Request) {
 			d.listed.Store(true)
 		}
 		s.list(w, r)
+	case r.Method == http.MethodHead && key == "": // the bucket is there
+		d.reads.Add(1)
 	case r.Method == http.MethodPut:
 		d.writes.Add(1)
 		s.put(w, r, key, body)
