@@ -167,9 +167,10 @@ func (s *stage) bringBack(ctx context.Context, r *rand.Rand, h *host, b *backup)
 	}()
 	to := filepath.Join(dir, "to")
 	res := h.run(ctx, r, "restore", "--instance", b.instance, "--backup", b.id, to)
-	if res.code == 0 {
+	switch res.code {
+	case 0:
 		err = b.content.compare(to)
-	} else if res.code == codePart {
+	case codePart:
 		err = fmt.Errorf("it is not exact: %s%s", res.output, res.errors)
 	}
 	return res, err

@@ -41,8 +41,8 @@ const (
 // grace is for how long a forgotten backup stays. All prunes but the last one are told so.
 const grace = 6 * time.Second
 
-// patience bounds the time that a command takes when nothing disturbs it, and the time until some of
-// each kind of work has happened; the machine may be slow.
+// patience bounds the time that a command takes when nothing disturbs it, and the time until some
+// of each kind of work has happened; the machine may be slow.
 const patience = 10 * time.Minute
 
 // program is the command line, built once.
@@ -81,7 +81,7 @@ type stage struct {
 	bucket  string          // of MinIO
 	objects *objects        // that the gates saw; of MinIO
 	hosts   []*host         // that back up, read and prune
-	desk    *host           // of the operator, who has no session there
+	desk    *host           // of the operator; it makes no backups
 	ledger  *ledger         // of backups
 	trail   *trail          // of acts
 	free    chan *instance  // instances that nobody backs up

@@ -105,7 +105,8 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	want := g.read(r, body)
 	g.s.trail.count("requests: " + want.String())
-	// A list of all packs takes 256 requests, so disturbances at each of them would end every prune.
+	// A list of all packs takes 256 requests, and disturbances at each of them would end every
+	// prune.
 	wild := p.wild && want.String() != "list packs"
 	if wild {
 		g.meet(p, want, before)

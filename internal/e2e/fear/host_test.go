@@ -100,9 +100,9 @@ type result struct {
 	began  time.Time
 }
 
-// run runs the command line on the host. Where r is not nil, the process is disturbed by a plan that
-// r gives, and does not outlive ctx for long. When run returns, no request of the process is on its
-// way any more.
+// run runs the command line on the host. Where r is not nil, the process is disturbed by a plan
+// that r gives, and does not outlive ctx for long. When run returns, no request of the process is
+// on its way any more.
 func (h *host) run(ctx context.Context, r *rand.Rand, args ...string) result {
 	p := &process{s: h.s, host: h, began: time.Now(), ended: make(chan struct{})}
 	if r != nil {

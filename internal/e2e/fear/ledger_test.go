@@ -115,7 +115,8 @@ func (l *ledger) forgotten(b *backup) (first time.Time) {
 	return first
 }
 
-// due tells whether the backup has to be in the vault, where a forgotten backup stays for that time.
+// due tells whether the backup has to be in the vault, where a forgotten backup stays for that
+// time.
 func (l *ledger) due(b *backup, grace time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,8 +131,8 @@ func (l *ledger) lost(b *backup) {
 	b.gone = true
 }
 
-// choose draws a backup that may be in the vault, and for which ok is true; nil where there is none.
-// ok is called with the ledger's mu held.
+// choose draws a backup that may be in the vault, and for which ok is true; nil where there is
+// none. ok is called with the ledger's mu held.
 func (l *ledger) choose(r *rand.Rand, ok func(*backup) bool) *backup {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -40,7 +40,7 @@ func (s *stage) missing(res result) (is bool) {
 	return is
 }
 
-// leftOver compares the objects of the vault with those that its manifests need.
+// leftOver compares the objects of the vault with the objects that its manifests need.
 func (s *stage) leftOver() {
 	ctx := s.t.Context()
 	st, v := s.open(ctx)

@@ -27,6 +27,9 @@ const (
 	chanceOfPicture = 0.015
 )
 
+// databaseHeader begins a database of SQLite with pages of 4 KiB.
+const databaseHeader = "SQLite format 3\x00\x10\x00"
+
 // instance is a workload with one volume.
 type instance struct {
 	id      string
@@ -65,7 +68,9 @@ func newInstance(dir string, number int, seed uint64) (*instance, error) {
 		}
 	}
 	for n := range databases {
-		if err := i.write(fmt.Sprintf("db/%d.db", n), content(pages*pageBytes, seed, i.r.Uint64())); err != nil {
+		b := content(pages*pageBytes, seed, i.r.Uint64())
+		copy(b, databaseHeader)
+		if err := i.write(fmt.Sprintf("db/%d.db", n), b); err != nil {
 			return nil, err
 		}
 	}
@@ -150,7 +155,7 @@ func (i *instance) rewrite(path string) error {
 		return err
 	}
 	page := make([]byte, pageBytes)
-	for n := range pages {
+	for n := 1; n < pages; n++ { // the first page has the header
 		if i.r.Float64() >= chanceOfPage {
 			continue
 		}

@@ -70,8 +70,8 @@ func (m *month) pruned(c cost) {
 // restores is how often the newest backup is restored at the end of a month.
 const restores = 3
 
-// endOfMonth counts what the store has and what the backups need, and restores the newest backup of
-// the first instance.
+// endOfMonth counts the bytes of the store and the bytes that the backups need, and restores the
+// newest backup of the first instance.
 func (y *year) endOfMonth(m *month) {
 	var all []time.Duration
 	first := y.instances[0]

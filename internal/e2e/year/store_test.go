@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// store is a server with one bucket in memory, which speaks as much of S3 as holdfast needs and asks
-// nobody for keys. Its times are those of the simulation. Its methods may be called from any
+// store is a server with one bucket in memory, which speaks as much of S3 as holdfast needs and
+// asks nobody for keys. It has the clock of the simulation. Its methods may be called from any
 // goroutine.
 type store struct {
 	now func() time.Time
@@ -32,6 +32,7 @@ type store struct {
 
 type object struct {
 	body []byte
+	etag string
 	put  time.Time
 }
 
@@ -109,9 +110,10 @@ func (s *store) put(w http.ResponseWriter, r *http.Request, key string, body []b
 	s.remove(key)
 	at, _ := slices.BinarySearch(s.keys, key)
 	s.keys = slices.Insert(s.keys, at, key)
-	s.objects[key] = object{body, s.now()}
+	o := object{body, etag(body), s.now()}
+	s.objects[key] = o
 	s.bytes += int64(len(body))
-	w.Header().Set("ETag", etag(body))
+	w.Header().Set("ETag", o.etag)
 	for name := range r.Header {
 		if strings.HasPrefix(name, "X-Amz-Checksum-") {
 			w.Header().Set(name, r.Header.Get(name))
@@ -137,7 +139,7 @@ func (s *store) get(w http.ResponseWriter, r *http.Request, key string) {
 		fault(w, http.StatusNotFound, "NoSuchKey")
 		return
 	}
-	w.Header().Set("ETag", etag(o.body))
+	w.Header().Set("ETag", o.etag)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	http.ServeContent(w, r, "", o.put.UTC(), bytes.NewReader(o.body))
 }

@@ -201,7 +201,7 @@ func measure(cmd *exec.Cmd) (c cost, err error) {
 // watchPeak returns the peak of the memory that a process had. The kernel's own count, in the
 // resources of a child, is never below the memory of this process.
 func watchPeak(pid int, over <-chan struct{}) (peak int64) {
-	tick := time.NewTicker(4 * time.Millisecond)
+	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
