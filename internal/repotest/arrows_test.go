@@ -11,7 +11,9 @@ import (
 // place of its own and each can be understood, tested and replaced alone.
 var levels = map[string]int{
 	"internal/e2e":       13, // tests of the whole
+	"internal/e2e/fear":  13,
 	"internal/e2e/fleet": 13,
+	"internal/e2e/year":  13,
 	"internal/repotest":  13,
 	"packaging":          13, // tests of the whole, installed
 	"cmd/holdfast":       12,

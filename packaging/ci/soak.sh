@@ -1,10 +1,12 @@
 #!/bin/bash
-# Moves a fleet of hosts while faults happen (internal/e2e/fleet), drives the model of a host (TestModel
-# of agent/job), and takes the power of a virtual machine away (TestPowerCuts), round after round, each
-# with the next seed, for DURATION (in seconds, or as 8h, 30m; default 1h) from SEED (default: the
-# time). A round of the fleet takes ROUND (default 10m), and the model makes RUNS times 100 steps
-# (default 1000). A round that finds something does not end the soak. Each round leaves its output, the
-# trail of the fleet and the logs of its agents in build/soak/SEED.
+# Moves a fleet of hosts while faults happen (internal/e2e/fleet), backs up, forgets and prunes beside
+# each other while processes are paused and killed (internal/e2e/fear), drives the model of a host
+# (TestModel of agent/job), and takes the power of a virtual machine away (TestPowerCuts), round after
+# round, each with the next seed, for DURATION (in seconds, or as 8h, 30m; default 1h) from SEED
+# (default: the time). A round of the fleet takes ROUND (default 10m), the fear takes FEAR (default
+# 30m), and the model makes RUNS times 100 steps (default 1000). A round that finds something does not
+# end the soak. Each round leaves its output, the trails of the fleet and of the fear, and the logs of
+# the agents in build/soak/SEED.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 PATH=$PATH:/usr/sbin:/sbin
@@ -36,6 +38,8 @@ while [ $SECONDS -lt "$end" ]; do
 	rounds=$((rounds + 1))
 	HOLDFAST_SEED=$seed HOLDFAST_FLEET_TIME=${ROUND:-10m} HOLDFAST_FLEET_KEEP=$keep \
 		go test -count=1 -timeout 0 -v ./internal/e2e/fleet >"$keep/fleet" 2>&1 || bad+=("$keep/fleet")
+	HOLDFAST_SEED=$seed HOLDFAST_FEAR_TIME=${FEAR:-30m} HOLDFAST_FEAR_KEEP=$keep \
+		go test -count=1 -timeout 0 -v ./internal/e2e/fear >"$keep/fear" 2>&1 || bad+=("$keep/fear")
 	# Each run of the model has a seed of its own, so rounds are as far apart as they have runs.
 	HOLDFAST_SEED=$((seed * ${RUNS:-1000})) HOLDFAST_RUNS=${RUNS:-1000} \
 		go test -count=1 -timeout 0 -v -run '^TestModel$' ./agent/job >"$keep/model" 2>&1 || bad+=("$keep/model")
@@ -43,7 +47,7 @@ while [ $SECONDS -lt "$end" ]; do
 	faults=$((faults + $(number faults)))
 	movements=$((movements + $(number movements)))
 	oddities=$((oddities + $(number oddities)))
-	echo "seed $seed: $rounds rounds, $movements movements, $oddities oddities, $faults faults, ${#bad[@]} of $((2 * rounds)) tests found something"
+	echo "seed $seed: $rounds rounds, $movements movements, $oddities oddities, $faults faults, ${#bad[@]} of $((4 * rounds)) tests found something"
 	seed=$((seed + 1))
 done
 for file in "${bad[@]}"; do

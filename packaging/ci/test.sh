@@ -31,7 +31,7 @@ rm -f $flaky
 # runs all of vet. Symbols for a debugger take a quarter of the time of each link. The set-up of a
 # file system or a container takes long on a busy machine, but no test needs half of this.
 long="./internal/e2e ./agent ./internal/backup ./agent/runtime ./internal/obs ./internal/bench ./agent/job ./cmd/holdfast
-	./packaging ./internal/e2e/fleet ./internal/restore ./internal/vault ./agent/auth ./internal/snapshot"
+	./packaging ./internal/e2e/fleet ./internal/e2e/fear ./internal/restore ./internal/vault ./agent/auth ./internal/snapshot"
 go tool -modfile=packaging/tools/go.mod gotestsum \
 	--format pkgname --format-hide-empty-pkg "${again[@]}" --packages "$(echo $long) ./..." -- \
 	-timeout 40m -vet=off "-ldflags=-s -w" -p $(($(nproc) + 1)) ${HOLDFAST_TEST_FLAGS:-}
