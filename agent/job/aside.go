@@ -1,6 +1,7 @@
 package job
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -96,6 +97,19 @@ type Aside struct {
 func asideKey(instance, job string) []byte { return []byte(instance + "\x00" + job) }
 
 func (s *Aside) key() []byte { return asideKey(s.Instance, s.Job) }
+
+// soundAside tells why a record of kept content can't be worked with. Opening the journal sets such
+// a record aside; the trees on the disks bear notes, by which seekKept adopts them again.
+func soundAside(k, v []byte) error {
+	var s Aside
+	if err := json.Unmarshal(v, &s); err != nil {
+		return err
+	}
+	if !bytes.Equal(k, s.key()) {
+		return fmt.Errorf("it is of job %q of instance %q", s.Job, s.Instance)
+	}
+	return nil
+}
 
 // replaced looks at the content that all volumes have replaced, once all are in their places. It
 // returns the places as they are to be journalled, and the record of the kept content; nil: none is

@@ -170,6 +170,7 @@ func (s *sortOut) look() error {
 		{bucketRefused, numbered},
 		{bucketBases, jsonOf(func() any { return new(Base) })},
 		{bucketLeftovers, jsonOf(func() any { return new(Leftover) })},
+		{bucketAside, soundAside},
 		{bucketContent, jsonOf(func() any { return new(Content) })},
 		{bucketAccepted, jsonOf(func() any { return new(AcceptedLoss) })},
 		{bucketFinished, func(k, v []byte) error {
