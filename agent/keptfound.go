@@ -26,20 +26,19 @@ func (r restores) Note(p job.Place, path string, n job.KeptNote) error {
 	if err != nil {
 		return fmt.Errorf("encode the note on kept content: %w", err)
 	}
-	_, err = act(context.Background(), &r.a.patience, p.Target, "noting whose content it is", lookTime, 0, func(context.Context) (struct{}, error) {
+	file, err := act(context.Background(), &r.a.patience, p.Target, "noting whose content it is", lookTime, 0, func(context.Context) (string, error) {
 		if err := errors.Join(r.a.standing.allowed(), fits(p)); err != nil {
-			return struct{}{}, err
+			return "", err
 		}
 		at, err := restore.Identify(path)
 		if err != nil || at == "" || p.Old != "" && at != p.Old {
-			return struct{}{}, err
+			return "", err
 		}
-		return struct{}{}, origin.WriteNote(path, data)
+		return putNote(n, path, data)
 	})
-	if errors.Is(err, origin.ErrNotKept) {
-		r.a.log.Info("no note can be kept on the content that a restore replaces, so the journal alone knows whose it is", keyInstance, n.Instance, keyJob, n.Job,
-			"volume", n.Volume, keyReason, err.Error())
-		return nil
+	if file != "" {
+		r.a.log.Info("no note can be kept on the content that a restore replaces, so a file beside it says whose it is", keyInstance, n.Instance, keyJob, n.Job,
+			"volume", n.Volume, "file", file)
 	}
 	return err
 }
@@ -60,7 +59,13 @@ func (r restores) NoteOn(p job.Place, path string) (*job.KeptNote, error) {
 
 // noteOn reads the note on the tree at a path; nil where there is none that counts.
 func noteOn(path string) (*job.KeptNote, error) {
-	data, err := origin.ReadNote(path)
+	data, err := readNoteFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if data == nil {
+		data, err = origin.ReadNote(path)
+	}
 	switch {
 	case errors.Is(err, origin.ErrNoMark), errors.Is(err, origin.ErrNotKept), errors.Is(err, origin.ErrDamaged):
 		return nil, nil
