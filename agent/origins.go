@@ -27,7 +27,7 @@ const vaultTime = 15 * time.Second
 // volumeSight is the content at the path of a volume. Nothing of it needs the store.
 type volumeSight struct {
 	presence job.Presence
-	root     job.Root // Kind, Size, Modified, FileSystem and Handle
+	root     job.Root // Kind, Size, Modified, FileSystem and Handle; of a missing volume its folder's FileSystem
 	mark     origin.Mark
 	markErr  error // why there is no mark
 }
@@ -45,7 +45,7 @@ func see(ctx context.Context, path string) (volumeSight, error) {
 	path = realPath(path)
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return volumeSight{presence: job.VolumeMissing, markErr: origin.ErrNoMark}, nil
+		return volumeSight{presence: job.VolumeMissing, root: job.Root{FileSystem: evidence.FileSystemOf(filepath.Dir(path))}, markErr: origin.ErrNoMark}, nil
 	} else if err != nil {
 		return volumeSight{}, err
 	}
@@ -93,10 +93,11 @@ type belongs struct {
 // where it knew this very folder or file, and where the mark does not tell otherwise.
 func originOf(s volumeSight, known job.Content, b belongs) job.VolumeFacts {
 	f := job.VolumeFacts{Volume: b.volume, Presence: s.presence, Kind: s.root.Kind}
+	kept, journalled := known.Volumes[b.volume]
+	f.Elsewhere = s.presence != job.VolumeContent && (known.Tenant == "" || known.Tenant == b.tenant) && otherDisk(kept, s.root)
 	if s.presence == job.VolumeMissing {
 		return f
 	}
-	kept, journalled := known.Volumes[b.volume]
 	// Of a device that tells nothing of itself, the journal's word has to do.
 	here := journalled && (place(kept).Same(place(s.root)) || kept.Handle == "" && s.root.Handle == "" && kept.Kind == s.root.Kind)
 	marked := s.markErr == nil
@@ -200,8 +201,8 @@ func (r restores) Look(ctx context.Context, id, tenant string, known job.Content
 // compared tells more of a volume whose content came from a backup.
 func (r restores) compared(ctx context.Context, id, tenant, path string, s volumeSight, content job.Content, f job.VolumeFacts) (job.VolumeFacts, error) {
 	kept := content.Volumes[f.Volume]
-	if f.Backup.Backup != content.Backup {
-		kept = job.Root{}
+	if f.Backup.Backup != content.Backup || kept.Handle != "" && !place(kept).Same(place(s.root)) {
+		kept = job.Root{} // of another tree: a disk came back after the same backup was restored elsewhere
 	}
 	if f.Kind == job.KindImage {
 		if kept.Modified != 0 && kept.Modified == s.root.Modified && kept.Size == s.root.Size {
@@ -227,7 +228,7 @@ func (r restores) compared(ctx context.Context, id, tenant, path string, s volum
 		return f, nil // nobody can prove that nothing changed
 	}
 	r.a.log.Info("a volume was compared with its last backup", keyInstance, id, "volume", f.Volume, "backup", f.Backup.Backup, "found", c.String())
-	return likened(f, c), nil
+	return likened(f, believed(s, f, c)), nil
 }
 
 // likened gives a volume the origin that a comparison tells.
