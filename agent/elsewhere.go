@@ -52,6 +52,10 @@ func (a *Agent) elsewhere(ctx context.Context, tenant string, ids []string) (vau
 	return opened.Elsewhere(ctx, a.identity.ID, a.cfg.Prepare.ClaimSilence, ids...)
 }
 
+// standsStill are the states in which an instance certainly does not run. A runtime that can't tell
+// (none, or exec without a program for the state) answers without an error as well.
+var standsStill = []runtime.State{runtime.Frozen, runtime.Stopped, runtime.Missing}
+
 // notRunning returns the instances that certainly do not run here, in order, each once.
 func (s *service) notRunning(ctx context.Context, ids []string) []string {
 	slices.Sort(ids)
@@ -66,7 +70,7 @@ func (s *service) notRunning(ctx context.Context, ids []string) []string {
 		}
 		group.Go(func() error {
 			sight, err := in.runtime.State(ctx)
-			still[i] = err == nil && sight.State != runtime.Running
+			still[i] = err == nil && slices.Contains(standsStill, sight.State)
 			return nil // whether it runs the job finds out
 		})
 	}
