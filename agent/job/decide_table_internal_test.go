@@ -54,7 +54,8 @@ var tableVolumes = []struct {
 	},
 	{"empty", "an empty folder, and the backup has content", VolumeFacts{Presence: VolumeEmpty, Origin: OriginForeign}, VolumeFacts{Presence: VolumeEmpty}},
 	{
-		"not mounted", "an empty folder, on another file system than the content of K was", VolumeFacts{Presence: VolumeEmpty, Origin: OriginForeign, Elsewhere: true},
+		"not mounted", "an empty folder, on another file system than the content of K was",
+		VolumeFacts{Presence: VolumeEmpty, Origin: OriginForeign, Elsewhere: true},
 		VolumeFacts{Presence: VolumeEmpty},
 	},
 	{"missing", "nothing lies at the path", VolumeFacts{Presence: VolumeMissing}, VolumeFacts{Presence: VolumeMissing}},
