@@ -106,9 +106,12 @@ func runSetBackInPlace(t *testing.T, crashAt int, condemned, written bool, next 
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		w.restore, w.fail = nil, nil
-		if written {
-			wrote(w, 112)
+		w.restore, w.fail, w.small = nil, nil, false // no lack of room ends the job
+		for _, v := range volumeNames { // a tree that is built anew is another tree
+			if d := w.disks["/phone/"+v]; written {
+				w.bears["used "+v] = w.bears[d.tree]
+				w.disks["/phone/"+v] = disk{tree: "used " + v, count: 112}
+			}
 		}
 		if next.cancel {
 			j, err := job.OpenJournal(w.journal)
