@@ -107,7 +107,7 @@ func runSetBackInPlace(t *testing.T, crashAt int, condemned, written bool, next 
 			t.Fatal(err)
 		}
 		w.restore, w.fail, w.small = nil, nil, false // no lack of room ends the job
-		for _, v := range volumeNames { // a tree that is built anew is another tree
+		for _, v := range volumeNames {              // a tree that is built anew is another tree
 			if d := w.disks["/phone/"+v]; written {
 				w.bears["used "+v] = w.bears[d.tree]
 				w.disks["/phone/"+v] = disk{tree: "used " + v, count: 112}
