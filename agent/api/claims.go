@@ -7,8 +7,8 @@ import (
 	"net/url"
 )
 
-// maxReason bounds the reason of a takeover, bytes.
-const maxReason = 1024
+// MaxReason bounds the reason of a takeover, bytes. It is the bound of the vault's claims.
+const MaxReason = 1024
 
 // claims takes ?instance=ID.
 func (h *handler) claims(q *request) (any, error) {
@@ -36,8 +36,8 @@ func (h *handler) takeOverClaim(q *request) (any, error) {
 	if err := eachField(body, func(key string, raw json.RawMessage) error {
 		switch key {
 		case "reason":
-			if !text(raw, &reason) || reason == "" || len(reason) > maxReason {
-				return Refuse(CodeParameter, "reason: must be a text of 1 to %d bytes, got %s", maxReason, Quote(string(raw)))
+			if !text(raw, &reason) || reason == "" || len(reason) > MaxReason {
+				return Refuse(CodeParameter, "reason: must be a text of 1 to %d bytes, got %s", MaxReason, Quote(string(raw)))
 			}
 			return nil
 		case "force":

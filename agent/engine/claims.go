@@ -42,11 +42,19 @@ func (r restores) Claim(ctx context.Context, j *model.Job, newest model.Content)
 		strings.Join(hosts, ", "), r.claimSilence), nil
 }
 
-// Unclaim implements job.Claimer.
+// unclaimTime is how long a release waits for the removal of a claim: the instance is down, and the
+// control plane is to be told. A claim that stays goes with a later pass over the claims.
+const unclaimTime = 10 * time.Second
+
+// Unclaim implements job.Claimer. A store may be a folder on a file
+// system that hangs, so the removal is left behind when its time is over.
 func (r restores) Unclaim(ctx context.Context, j *model.Job) error {
-	opened, err := r.vaults.Existing(ctx, j.Tenant)
-	if err != nil {
-		return fmt.Errorf("open vault: %w", err)
-	}
-	return opened.Unclaim(ctx, j.Instance, r.self.Identity.ID)
+	_, err := act(ctx, r.patience, r.vaults.asked(j.Tenant), "letting go of the claim on "+j.Instance, unclaimTime, 0, func(ctx context.Context) (none struct{}, err error) {
+		opened, err := r.vaults.Existing(ctx, j.Tenant)
+		if err != nil {
+			return none, fmt.Errorf("open vault: %w", err)
+		}
+		return none, opened.Unclaim(ctx, j.Instance, r.self.Identity.ID)
+	})
+	return err
 }

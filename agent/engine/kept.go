@@ -36,7 +36,12 @@ func (r restores) Count(ctx context.Context, p model.Place, path string) (string
 }
 
 func (r restores) SetAside(p model.Place) error {
-	return r.move(p, "renaming the replaced content", restore.Place.SetAside)
+	return r.move(p, "renaming the replaced content", func(at restore.Place) error {
+		if err := at.SetAside(); err != nil || restore.NoteFile(at.Stage) == restore.NoteFile(at.Aside) {
+			return err
+		}
+		return dropNoteFile(at.Stage) // of content that a put-back brought back to its place
+	})
 }
 
 func (r restores) TakeOut(p model.Place) error {

@@ -26,20 +26,19 @@ func (r restores) Note(p model.Place, path string, n model.KeptNote) error {
 	if err != nil {
 		return fmt.Errorf("encode the note on kept content: %w", err)
 	}
-	_, err = act(context.Background(), r.patience, p.Target, "noting whose content it is", lookTime, 0, func(context.Context) (struct{}, error) {
+	file, err := act(context.Background(), r.patience, p.Target, "noting whose content it is", lookTime, 0, func(context.Context) (string, error) {
 		if err := errors.Join(r.standing.Allowed(), fits(p)); err != nil {
-			return struct{}{}, err
+			return "", err
 		}
 		at, err := restore.Identify(path)
 		if err != nil || at == "" || p.Old != "" && at != p.Old {
-			return struct{}{}, err
+			return "", err
 		}
-		return struct{}{}, origin.WriteNote(path, data)
+		return putNote(n, path, data)
 	})
-	if errors.Is(err, origin.ErrNotKept) {
-		r.log.Info("no note can be kept on the content that a restore replaces, so the journal alone knows whose it is", keyInstance, n.Instance, keyJob, n.Job,
-			"volume", n.Volume, keyReason, err.Error())
-		return nil
+	if file != "" {
+		r.log.Info("no note can be kept on the content that a restore replaces, so a file beside it says whose it is", keyInstance, n.Instance, keyJob, n.Job,
+			"volume", n.Volume, "file", file)
 	}
 	return err
 }
@@ -60,7 +59,13 @@ func (r restores) NoteOn(p model.Place, path string) (*model.KeptNote, error) {
 
 // noteOn reads the note on the tree at a path; nil where there is none that counts.
 func noteOn(path string) (*model.KeptNote, error) {
-	data, err := origin.ReadNote(path)
+	data, err := readNoteFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if data == nil {
+		data, err = origin.ReadNote(path)
+	}
 	switch {
 	case errors.Is(err, origin.ErrNoMark), errors.Is(err, origin.ErrNotKept), errors.Is(err, origin.ErrDamaged):
 		return nil, nil

@@ -46,8 +46,8 @@ func (r restores) Look(ctx context.Context, id, tenant string, known model.Conte
 // compared tells more of a volume whose content came from a backup.
 func (r restores) compared(ctx context.Context, id, tenant, path string, s volumeSight, content model.Content, f prepare.VolumeFacts) (prepare.VolumeFacts, error) {
 	kept := content.Volumes[f.Volume]
-	if f.Backup.Backup != content.Backup {
-		kept = model.Root{}
+	if f.Backup.Backup != content.Backup || kept.Handle != "" && !place(kept).Same(place(s.root)) {
+		kept = model.Root{} // of another tree: a disk came back after the same backup was restored elsewhere
 	}
 	if f.Kind == model.KindImage {
 		if kept.Modified != 0 && kept.Modified == s.root.Modified && kept.Size == s.root.Size {
@@ -73,7 +73,7 @@ func (r restores) compared(ctx context.Context, id, tenant, path string, s volum
 		return f, nil // nobody can prove that nothing changed
 	}
 	r.log.Info("a volume was compared with its last backup", keyInstance, id, "volume", f.Volume, "backup", f.Backup.Backup, "found", c.String())
-	return likened(f, c), nil
+	return likened(f, believed(s, f, c)), nil
 }
 
 // likened gives a volume the origin that a comparison tells.

@@ -15,7 +15,7 @@ import (
 // Present implements job.Backuper. The vault stays open between
 // jobs, so it looks at the store and not at its own memory.
 func (b *backups) Present(ctx context.Context, j *model.Job) error {
-	_, err := act(ctx, b.patience, b.asked(j.Tenant), "looking for the backup", presentTime, 0, func(ctx context.Context) (none struct{}, err error) {
+	_, err := act(ctx, b.patience, b.vaults.asked(j.Tenant), "looking for the backup", presentTime, 0, func(ctx context.Context) (none struct{}, err error) {
 		opened, err := b.vaults.Existing(ctx, j.Tenant)
 		if err == nil { // a copy of this host must neither report on the host's held instances nor power them down
 			_, err = b.looks.see(ctx, opened)
@@ -38,10 +38,11 @@ func (b *backups) Present(ctx context.Context, j *model.Job) error {
 	return fmt.Errorf("the store can't be asked: %w", err)
 }
 
-// asked names the tenant's vault in the store for the patience of a look before a power-down: a
-// look that hangs at one vault holds up the looks at that vault, and no others.
-func (b *backups) asked(tenant string) string {
-	return "tenant " + tenant + " in " + b.vaults.store.String()
+// asked names the tenant's vault in the store for the patience of a look before a power-down, and of
+// the removal of a claim: an act that hangs at one vault holds up the acts at that vault, and no
+// others.
+func (v *Vaults) asked(tenant string) string {
+	return "tenant " + tenant + " in " + v.store.String()
 }
 
 // aloneTime bounds the look for copies of this host before a power-down that needs no other look: a
@@ -54,7 +55,7 @@ func (b *backups) Alone(ctx context.Context, j *model.Job) error {
 	if b.looks.before.silent(j.Tenant) {
 		return b.allowed()
 	}
-	_, err := act(ctx, b.patience, b.asked(j.Tenant), "looking for copies of this host in the vault", aloneTime, 0, func(ctx context.Context) (none struct{}, err error) {
+	_, err := act(ctx, b.patience, b.vaults.asked(j.Tenant), "looking for copies of this host in the vault", aloneTime, 0, func(ctx context.Context) (none struct{}, err error) {
 		opened, err := b.vaults.Existing(ctx, j.Tenant)
 		if err == nil {
 			err = b.looks.fresh(ctx, opened)

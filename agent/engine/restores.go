@@ -196,7 +196,11 @@ func (r restores) move(p model.Place, what string, do func(restore.Place) error)
 // on after that, and who asks again waits for it.
 func (r restores) Discard(p model.Place) error {
 	_, err := ask(context.Background(), r.patience, p.Stage, "removing the tree", removeTime, func(context.Context) (struct{}, error) {
-		return struct{}{}, r.steadily(p, restore.Place.Discard)
+		err := r.steadily(p, restore.Place.Discard)
+		if err == nil {
+			err = dropNoteFile(p.Stage)
+		}
+		return struct{}{}, err
 	})
 	return err
 }

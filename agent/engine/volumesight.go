@@ -19,7 +19,7 @@ import (
 // volumeSight is the content at the path of a volume. Nothing of it needs the store.
 type volumeSight struct {
 	presence prepare.Presence
-	root     model.Root // Kind, Size, Modified, FileSystem and Handle
+	root     model.Root // Kind, Size, Modified, FileSystem and Handle; of a missing volume its folder's FileSystem
 	mark     origin.Mark
 	markErr  error // why there is no mark
 }
@@ -37,7 +37,7 @@ func see(ctx context.Context, path string) (volumeSight, error) {
 	path = realPath(path)
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return volumeSight{presence: prepare.VolumeMissing, markErr: origin.ErrNoMark}, nil
+		return volumeSight{presence: prepare.VolumeMissing, root: model.Root{FileSystem: evidence.FileSystemOf(filepath.Dir(path))}, markErr: origin.ErrNoMark}, nil
 	} else if err != nil {
 		return volumeSight{}, err
 	}
@@ -85,10 +85,11 @@ type belongs struct {
 // where it knew this very folder or file, and where the mark does not tell otherwise.
 func originOf(s volumeSight, known model.Content, b belongs) prepare.VolumeFacts {
 	f := prepare.VolumeFacts{Volume: b.volume, Presence: s.presence, Kind: s.root.Kind}
+	kept, journalled := known.Volumes[b.volume]
+	f.Elsewhere = s.presence != prepare.VolumeContent && (known.Tenant == "" || known.Tenant == b.tenant) && otherDisk(kept, s.root)
 	if s.presence == prepare.VolumeMissing {
 		return f
 	}
-	kept, journalled := known.Volumes[b.volume]
 	// Of a device that tells nothing of itself, the journal's word has to do.
 	here := journalled && (place(kept).Same(place(s.root)) || kept.Handle == "" && s.root.Handle == "" && kept.Kind == s.root.Kind)
 	marked := s.markErr == nil

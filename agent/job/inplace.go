@@ -82,6 +82,9 @@ func (w *worker) makeRoom(ctx context.Context, j *model.Job) error {
 			return fmt.Errorf("remove the old volume %q: %w", p.Volume, err)
 		}
 	}
+	if err := w.outEmpty(ctx, j); err != nil {
+		return err
+	}
 	q := RestoreRequest{Instance: j.Instance, Tenant: j.Tenant, Backup: j.Restore.Backup, Places: j.Restore.Places}
 	for began := time.Now(); ; {
 		err := w.m.parts.Restorer.Room(ctx, q, nil)
@@ -97,6 +100,9 @@ func (w *worker) makeRoom(ctx context.Context, j *model.Job) error {
 // takeOut renames all old volumes. With an error the caller undoes that, see bringBack.
 func (w *worker) takeOut(ctx context.Context, j *model.Job) error {
 	if err := w.mayMove(ctx, j); err != nil {
+		return err
+	}
+	if err := w.outThere(j); err != nil {
 		return err
 	}
 	for _, p := range j.Restore.Out {
@@ -124,6 +130,12 @@ func (w *worker) bringBack(j *model.Job) error {
 		return nil
 	}
 	for _, p := range slices.Backward(j.Restore.Out) {
+		if lost, err := w.outLost(p); lost || err != nil {
+			if err != nil {
+				return fmt.Errorf("look for the old volume %q: %w", p.Volume, err)
+			}
+			continue
+		}
 		if err := w.act(crashpoint.Return, func() error { return w.m.parts.Restorer.Return(p) }); err != nil {
 			return fmt.Errorf("bring the old volume %q back: %w", p.Volume, err)
 		}

@@ -121,7 +121,9 @@ func (w *worker) putInPlace(hard context.Context, j *model.Job) error {
 	ctx, cancel := acting(hard, actTimeout) // however long the bases took
 	defer cancel()
 	if err == nil && placed < len(j.Restore.Places) {
-		err = w.mayMove(ctx, j)
+		if err = w.mayMove(ctx, j); err == nil {
+			err = w.nothingAppeared(ctx, j)
+		}
 	}
 	for _, p := range j.Restore.Places {
 		if err == nil {

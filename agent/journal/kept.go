@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,20 @@ import (
 )
 
 func asideKey(instance, job string) []byte { return []byte(instance + "\x00" + job) }
+
+// soundAside tells why a record of kept content can't be worked with. Opening the journal sets such
+// a record aside; the trees on the disks bear notes, by which an agent finds them again and has
+// AdoptKept record them.
+func soundAside(k, v []byte) error {
+	var s model.Aside
+	if err := json.Unmarshal(v, &s); err != nil {
+		return err
+	}
+	if !bytes.Equal(k, []byte(s.Key())) {
+		return fmt.Errorf("it is of job %q of instance %q", s.Job, s.Instance)
+	}
+	return nil
+}
 
 // putAside writes, in the transaction of a state, the content that is kept from then on (nil: no
 // more), and forgets the content that the job unkept has replaced ("": none).

@@ -167,6 +167,7 @@ func (s *sortOut) look() error {
 		{bucketRefused, numbered},
 		{bucketBases, jsonOf(func() any { return new(model.Base) })},
 		{bucketLeftovers, jsonOf(func() any { return new(model.Leftover) })},
+		{bucketAside, soundAside},
 		{bucketContent, jsonOf(func() any { return new(model.Content) })},
 		{bucketAccepted, jsonOf(func() any { return new(model.AcceptedLoss) })},
 		{bucketFinished, func(k, v []byte) error {

@@ -25,7 +25,7 @@ const (
 	// packs confirmed, manifest durable, read back, and it matches
 	Stored       State = "stored"
 	Reported     State = "reported"     // the completed report is in the outbox
-	Acknowledged State = "acknowledged" // the control plane answered it with 2xx
+	Acknowledged State = "acknowledged" // the control plane's own answer took the report
 	// the control plane refused it for good, or the backup is gone
 	// (Job.Gone); the instance stays frozen
 	Held      State = "held"

@@ -53,6 +53,9 @@ type VolumeFacts struct {
 	Origin   Origin   `json:"origin,omitempty"`
 	// Backup is the backup from which the content came; zero where Origin names none.
 	Backup model.Content `json:"backup,omitzero"`
+	// Elsewhere says of a missing or empty volume that this host knew its content on another file
+	// system than the one at its path now: its disk may not be mounted.
+	Elsewhere bool `json:"elsewhere,omitempty"`
 	// Why tells people on which facts the origin rests,
 	// in one sentence without a full stop; may be empty.
 	Why string `json:"why,omitempty"`
@@ -109,7 +112,8 @@ type Decision struct {
 	Action Action
 	// Err is why the restore is refused, with the remedy; nil for the other actions.
 	Err error
-	// Warning tells people a fact about an instance that is ready; may be empty.
+	// Warning tells people a fact about an instance that is ready, or that is to be restored; may
+	// be empty.
 	Warning string
 	// Certain says that all content which the restore replaces is in a backup, byte for byte.
 	// Without it the replaced content may be newer than every backup, so it is kept aside.
@@ -129,8 +133,16 @@ func refuse(format string, args ...any) Decision {
 // Invariant nothing-lost: content that may be newer than the newest backup is never destroyed. It
 // is ready as it is, or kept aside, or the restore is refused.
 func Decide(f Facts) Decision {
+	d := decide(f)
+	if d.Action == ActRestore {
+		d.Warning = f.otherDisks()
+	}
+	return d
+}
+
+func decide(f Facts) Decision {
 	for _, rule := range []func(Facts) (Decision, bool){
-		foreignToAll, notWhole, whileItRunsOnOther, partlyWhileItRuns, whileItRuns, withoutBackup, againstTheChain, inDoubt, partly, handedOver, asItIs,
+		foreignToAll, notWhole, notMounted, whileItRunsOnOther, partlyWhileItRuns, whileItRuns, withoutBackup, againstTheChain, inDoubt, partly, handedOver, asItIs,
 	} {
 		if d, ok := rule(f); ok {
 			return d

@@ -55,6 +55,11 @@ var tableVolumes = []struct {
 		VolumeFacts{Presence: VolumeContent, Origin: OriginHalf, Backup: backupK},
 	},
 	{"empty", "an empty folder, and the backup has content", VolumeFacts{Presence: VolumeEmpty, Origin: OriginForeign}, VolumeFacts{Presence: VolumeEmpty}},
+	{
+		"not mounted", "an empty folder, on another file system than the content of K was",
+		VolumeFacts{Presence: VolumeEmpty, Origin: OriginForeign, Elsewhere: true},
+		VolumeFacts{Presence: VolumeEmpty},
+	},
 	{"missing", "nothing lies at the path", VolumeFacts{Presence: VolumeMissing}, VolumeFacts{Presence: VolumeMissing}},
 	{
 		"other tenant", "the mark names another tenant",
@@ -198,6 +203,12 @@ func promised(t *testing.T, f Facts, d Decision) {
 		}
 		if missing && content {
 			wrong("restored although one volume is missing and another has content")
+		}
+		if content && slices.ContainsFunc(f.Volumes, func(v VolumeFacts) bool { return v.Elsewhere }) {
+			wrong("restored although the disk of one volume may not be mounted and another has content")
+		}
+		if elsewhere := slices.ContainsFunc(f.Volumes, func(v VolumeFacts) bool { return v.Elsewhere }); elsewhere != (d.Warning != "") {
+			wrong("a restore to another disk warns, and no other one does")
 		}
 		if content && (!f.Holds || f.Found == model.IsUnknown) {
 			wrong("replaced under a program that may run")

@@ -41,6 +41,13 @@ func (s *service) elsewhere(ctx context.Context, ids []string) error {
 	return refuseElsewhere(found, still, s.self.Host)
 }
 
+// certainlyStill tells of the answer of a runtime whether the instance certainly does not run. A
+// runtime that can't tell (none, or exec without a program for the state) answers without an error
+// as well.
+func certainlyStill(sight model.Sight, err error) bool {
+	return err == nil && slices.Contains([]model.RuntimeState{model.IsFrozen, model.IsStopped, model.IsMissing}, sight.State)
+}
+
 // notRunning returns the instances that certainly do not run here, in order, each once.
 func (s *service) notRunning(ctx context.Context, ids []string) []string {
 	slices.Sort(ids)
@@ -54,8 +61,7 @@ func (s *service) notRunning(ctx context.Context, ids []string) []string {
 			continue
 		}
 		group.Go(func() error {
-			sight, err := in.Runtime().State(ctx)
-			still[i] = err == nil && sight.State != model.IsRunning
+			still[i] = certainlyStill(in.Runtime().State(ctx))
 			return nil // whether it runs the job finds out
 		})
 	}

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"holdfast/agent/model"
+	"holdfast/agent/runtime"
 	"holdfast/internal/vault"
 )
 
@@ -22,6 +24,27 @@ func TestElsewhereIsThisHost(t *testing.T) {
 	} {
 		if err := refuseElsewhere(found, []string{id}, "host-1"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// TestOnlyKnownStatesStandStill: prepare is refused for the sake of another host only where
+// the instance certainly does not run here. A driver that can't tell answers without an error.
+func TestOnlyKnownStatesStandStill(t *testing.T) {
+	for _, c := range []struct {
+		state model.RuntimeState
+		err   error
+		want  bool
+	}{
+		{model.IsRunning, nil, false},
+		{model.IsFrozen, nil, true},
+		{model.IsStopped, nil, true},
+		{model.IsMissing, nil, true},
+		{model.IsUnknown, nil, false},
+		{model.IsStopped, runtime.ErrUnavailable, false},
+	} {
+		if got := certainlyStill(model.Sight{State: c.state}, c.err); got != c.want {
+			t.Errorf("%s, %v: %v, want %v", c.state, c.err, got, c.want)
 		}
 	}
 }

@@ -39,8 +39,14 @@ type Place struct {
 	Root       string `json:"root"`        // as evidence.Identify tells it
 }
 
-// Same tells whether both are surely one and the same folder or file.
-func (p Place) Same(other Place) bool { return p.Root != "" && p == other }
+// Same tells whether both are surely one and the same folder or file. The UUID of a file system
+// counts where both have it: a kernel that tells the UUID may follow a kernel that does not.
+func (p Place) Same(other Place) bool {
+	if p.Root == "" || p.Root != other.Root {
+		return false
+	}
+	return p.FileSystem == other.FileSystem || p.FileSystem != "" && other.FileSystem != "" && evidence.SameFileSystem(p.FileSystem, other.FileSystem)
+}
 
 // Mark says which backup a volume holds, or has come from: the last backup that was made of the
 // volume or restored to it.

@@ -33,6 +33,21 @@ func StageOf(target, job, volume string) string {
 	return filepath.Join(filepath.Dir(target), stagePrefix+job+"-"+volume)
 }
 
+// notePrefix begins the names of the files that callers keep beside a tree that is kept aside.
+const notePrefix = ".holdfast-note-"
+
+// NoteFile names a file of the caller's own beside a stage or a tree that is kept aside: one file
+// for the stage and the kept tree of one job and volume. "" where path has neither name.
+func NoteFile(path string) string {
+	folder, name := filepath.Split(path)
+	for _, prefix := range []string{stagePrefix, asidePrefix} {
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			return filepath.Join(folder, notePrefix+rest)
+		}
+	}
+	return ""
+}
+
 // Named tells whether the name of a file is a name of a tree that is kept aside, or of a stage.
 func Named(name string) (aside, stage bool) {
 	return strings.HasPrefix(name, asidePrefix), strings.HasPrefix(name, stagePrefix)
@@ -148,7 +163,7 @@ func (p Place) takeTo(from string) error {
 	case err != nil:
 		return err
 	case at == p.Old:
-		return nil
+		return dropTwin(p.Aside, from)
 	case at != "":
 		return fmt.Errorf("%w: something else lies at %s", ErrPlace, p.Aside)
 	}
@@ -163,11 +178,7 @@ func (p Place) rename(from, to string) error {
 		return fmt.Errorf("%w: %s is not the tree that was there", ErrNotKept, from)
 	}
 	return tree.Movable(from, func() error {
-		err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-		if errors.Is(err, unix.EINVAL) { // the file system has no such rename; nothing was there a moment ago
-			err = unix.Rename(from, to)
-		}
-		if err != nil {
+		if err := moveNew(from, to); err != nil {
 			return &os.LinkError{Op: "keep aside", Old: from, New: to, Err: err}
 		}
 		return syncFolder(filepath.Dir(to))
@@ -207,8 +218,10 @@ func (p Place) Return() error {
 	}
 	at, err := Identify(p.Target)
 	switch {
-	case err != nil || at == p.Old:
+	case err != nil:
 		return err
+	case at == p.Old:
+		return dropTwin(p.Target, p.Aside)
 	case at != "":
 		return fmt.Errorf("%w: something else is at %s by now; move it away", ErrPlace, p.Target)
 	}

@@ -114,8 +114,10 @@ func (p Place) Placed() (bool, error) {
 // an error came before it moved. A crash in the middle may leave either root without
 // its project id, or without being immutable or append only (see tree.Movable).
 func (p Place) Put() error {
-	if in, err := p.Placed(); in || err != nil {
+	if in, err := p.Placed(); err != nil {
 		return err
+	} else if in {
+		return dropTwin(p.Target, p.Stage)
 	}
 	if at, err := Identify(p.Stage); err != nil {
 		return err
@@ -143,15 +145,14 @@ func (p Place) swap(from, to string) error {
 }
 
 func swapFree(from, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
+	err := renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
-		// Nothing is there, or the file system can't exchange two:
-		// then this puts it over an empty folder only.
-		err = unix.Rename(from, to)
+		// Nothing is there, or the file system can't exchange two.
+		err = moveNew(from, to)
 	}
 	switch {
 	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
-		return fmt.Errorf("%w: %s: its file system can't exchange two folders in one step; move away what is there", ErrPlace, to)
+		return fmt.Errorf("%w: %s: its file system can't exchange two folders or files in one step; move away what is there", ErrPlace, to)
 	case err != nil:
 		return &os.LinkError{Op: "put into place", Old: from, New: to, Err: err}
 	}

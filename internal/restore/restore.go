@@ -259,8 +259,11 @@ func (r *run) all(ctx context.Context) (err error) {
 			return fmt.Errorf("sync the folder of the volumes: %w", err)
 		}
 	}
-	// rename(2) puts a folder in the place of an empty one, in one step; os.Rename would refuse.
-	if err := unix.Rename(filepath.Join(work, "volume"), dest); err != nil {
+	// The destination was empty before the restore, which may have taken hours.
+	err = moveNew(filepath.Join(work, "volume"), dest)
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) {
+		return fmt.Errorf("put the restored tree into place: something was made there meanwhile: %w", ErrTargetExists)
+	} else if err != nil {
 		return fmt.Errorf("put the restored tree into place: %w", err)
 	}
 	// From here on the destination is the backup: what fails now must not undo it.

@@ -34,6 +34,10 @@ const Overhead = 1 + 16
 // or belong to another key.
 var ErrOpen = errors.New("does not open: damaged, forged or of another key")
 
+// ErrMethod says that sealed bytes are whole, and compressed by a method that
+// this version does not know: a later version sealed them. It is no ErrOpen.
+var ErrMethod = errors.New("compressed by a method that this version does not know")
+
 // Level is the effort of compression.
 type Level int
 
@@ -178,8 +182,8 @@ const Room = 64
 
 // Open opens sealed, destroying it, and returns the plaintext of raw bytes. dst must not overlap
 // sealed. The plaintext lies in dst's array where the array has a capacity of at least raw+Room
-// bytes. A payload that opens to more or less than raw bytes is ErrOpen, and for any
-// sealed bytes Open takes at most raw+Room bytes of memory.
+// bytes. A payload that opens to more or less than raw bytes is ErrOpen, a payload of an unknown
+// method is ErrMethod, and for any sealed bytes Open takes at most raw+Room bytes of memory.
 func Open(aead cipher.AEAD, nonce, aad, sealed, dst []byte, raw int) ([]byte, error) {
 	if len(sealed) < Overhead || raw < 0 || raw > maxRaw {
 		return nil, ErrOpen
@@ -230,5 +234,5 @@ func Open(aead cipher.AEAD, nonce, aad, sealed, dst []byte, raw int) ([]byte, er
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("%w: method %d is not known to this version", ErrOpen, method)
+	return nil, fmt.Errorf("%w: method %d", ErrMethod, method)
 }

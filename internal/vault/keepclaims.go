@@ -143,6 +143,6 @@ func (v *Vault) renewClaim(ctx context.Context, c *Claim, o KeepOptions) (renewe
 	if !o.Keeps(*c) {
 		return false, nil
 	}
-	c.Every = o.Every
+	c.Host, c.Every = cmp.Or(o.Host, c.Host), o.Every // the host may have another name by now
 	return true, v.putClaim(ctx, c)
 }

@@ -116,7 +116,7 @@ type Opener struct {
 func (v *Vault) Opener(id PackID) Opener { return Opener{aead: v.packAEAD(id), object: v.packKey(id)} }
 
 // Open opens the sealed bytes of the chunk at loc, destroying them,
-// into dst's array where it has room. An error is a *CorruptError.
+// into dst's array where it has room. The errors are the errors of format.OpenChunk.
 func (o Opener) Open(kind ChunkKind, loc Loc, sealed, dst []byte) ([]byte, error) {
 	return format.OpenChunk(o.aead, o.object, kind, loc, sealed, dst)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -167,10 +168,13 @@ func ParseRows(table []byte, end uint32) ([]Row, error) {
 }
 
 // OpenChunk opens the sealed bytes of the chunk at loc, destroying them, into dst's array where it
-// has room. object names the pack in the error, which is a *CorruptError.
+// has room. object names the pack in the error, which is a *CorruptError,
+// or ErrNewer for a chunk that a later version has sealed.
 func OpenChunk(aead cipher.AEAD, object string, kind ChunkKind, loc Loc, sealed, dst []byte) ([]byte, error) {
 	plain, err := seal.Open(aead, Nonce(loc.Off), ChunkAAD(kind), sealed, dst, int(loc.Raw))
-	if err != nil {
+	if errors.Is(err, seal.ErrMethod) {
+		return nil, fmt.Errorf("object %s: chunk at byte %d is %w: %w", object, loc.Off, err, ErrNewer)
+	} else if err != nil {
 		return nil, &CorruptError{Object: object, Reason: fmt.Sprintf("chunk at byte %d %s", loc.Off, err)}
 	}
 	return plain, nil
