@@ -4,8 +4,6 @@ import (
 	"errors"
 	"slices"
 	"time"
-
-	"holdfast/internal/obs"
 )
 
 // collector is a prune, one step of it at a time.
@@ -26,11 +24,12 @@ func stepNamed(what string) int {
 }
 
 func newCollector(p *view) *collector {
-	v := p.vault()
-	return &collector{view: p, p: &prune{
-		v: v, o: PruneOptions{Host: "h", Now: time.Now, Warn: p.g.fail, IndexDir: p.g.dir},
-		read: map[string]bool{}, dead: map[PackID]bool{}, report: PruneReport{Kept: map[string]string{}},
-	}}
+	o := PruneOptions{Host: "h", Now: time.Now, Warn: p.g.fail, IndexDir: p.g.dir}
+	if !p.sound && p.g.draw(2, "compacts") == 0 {
+		o.Sparse = 100 // however much of a pack is needed
+		o.Warn = func(error) {}
+	}
+	return &collector{view: p, p: newPrune(p.vault(), o)}
 }
 
 func (c *collector) step() {
@@ -50,7 +49,14 @@ func (c *collector) step() {
 			return
 		}
 	}
+	moved := c.p.report.Moved
 	_, err := c.p.next(g.ctx)
+	g.sum.Moved += c.p.report.Moved - moved
+	if errors.Is(err, ErrSessionGone) { // the operator removed its writer's session
+		g.fail(c.p.giveUp(g.ctx, err))
+		c.leave()
+		return
+	}
 	g.fail(err)
 	switch {
 	case at == stepReadAgain:
@@ -146,8 +152,13 @@ func (a *reader) step() {
 		a.m = m
 	case 2: // as long as it likes
 		for _, p := range a.m.Packs {
-			if _, err := g.st.Stat(g.ctx, v.packKey(p.ID)); errors.Is(err, obs.ErrNotFound) && !g.removed[a.s.id] {
-				g.fail(errors.New("a reader lost a pack of backup " + a.ref.ID))
+			why, err := v.packAbsent(g.ctx, p)
+			if err == nil && why != "" {
+				why, err = v.movedAbsent(g.ctx, p, why, 0)
+			}
+			g.fail(err)
+			if why != "" && !g.removed[a.s.id] {
+				g.fail(errors.New("a reader lost a pack of backup " + a.ref.ID + ": " + why))
 			}
 		}
 		g.sum.Read++

@@ -109,7 +109,7 @@ func (s *viewStore) base() *view { return (*view)(s) }
 
 // between lets others work before a request that its process makes alone.
 func (s *viewStore) between(key string) {
-	for _, folder := range []string{"/sessions/", "/condemned/", "/backups/", "/forgotten/", "/going/"} {
+	for _, folder := range []string{"/sessions/", "/condemned/", "/backups/", "/forgotten/", "/going/", "/moved/"} {
 		if strings.Contains(key, folder) && !s.sound && !s.dead {
 			s.g.interleave()
 		}
