@@ -17,10 +17,11 @@ import (
 // The objects of a stored backup can go away: a lifecycle rule removes the oldest objects
 // of a bucket first, and the header of a vault is the oldest of all. This file looks again.
 
-// Confirm looks whether the vault can still be opened: its header is in the store and belongs to
-// this vault's key. A lost signpost is put again, and mended is told; mended may be nil. It takes
-// two requests, both at once. ErrCorrupt where the header is gone or is another vault's: then
-// nobody can open the objects of the vault. Any other error says that the store could not be asked.
+// Confirm looks whether the vault can still be opened: its header is in the store
+// and belongs to this vault's key. A lost signpost is put again, and mended is
+// told; mended may be nil. It takes two requests, both at once. ErrCorrupt where
+// the header is gone or is another vault's: then nobody can open the objects of
+// the vault. Any other error says that the store could not be asked.
 func (v *Vault) Confirm(ctx context.Context, mended func(error)) error {
 	g, ctx := contain.WithContext(ctx)
 	g.Go(func() error { return v.confirmHeader(ctx) })
@@ -99,9 +100,10 @@ func (v *Vault) confirmSignpost(ctx context.Context, mended func(error)) error {
 }
 
 // Present looks whether a backup is still in the store: the header of the vault, the
-// manifest with that SHA-256 (hex), and every pack that the manifest names, in its size and
-// not in an archive class, or the packs into which a prune has moved its chunks. It reads no pack. A few packs take a request each, many a list
-// of all packs. ErrCorrupt names the object that is missing or differs from the stored one;
+// manifest with that SHA-256 (hex), and every pack that the manifest names, in its
+// size and not in an archive class, or the packs into which a prune has moved its
+// chunks. It reads no pack. A few packs take a request each, many a list of all
+// packs. ErrCorrupt names the object that is missing or differs from the stored one;
 // any other error says that the store could not be asked. mended is as in Confirm.
 func (v *Vault) Present(ctx context.Context, ref BackupRef, manifestSHA256 string, mended func(error)) error {
 	var m *Manifest

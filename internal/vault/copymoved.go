@@ -12,9 +12,9 @@ import (
 	"holdfast/internal/obs"
 )
 
-// A prune at the source may move chunks while a copy is under way: then a pack that a manifest names
-// is gone, and a relocation tells where its chunks are. So a copy lists relocations before and after
-// the packs, and again when it has read the packs, until no relocation is new.
+// A prune at the source may move chunks while a copy is under way: then a pack that a manifest
+// names is gone, and a relocation tells where its chunks are. So a copy lists relocations
+// before and after the packs, and again when it has read the packs, until no relocation is new.
 
 // listBlobs lists the packs, the index segments and the relocations of the source that the copy
 // is about.
@@ -65,8 +65,8 @@ func hasNew(now, before []smallRef) bool {
 	})
 }
 
-// allBlobs copies packs and index segments. Where a prune has moved chunks of the source meanwhile,
-// allBlobs lists the source again and copies the new packs too.
+// allBlobs copies packs and index segments. Where a prune has moved chunks of the
+// source meanwhile, allBlobs lists the source again and copies the new packs too.
 func (c *copier) allBlobs(ctx context.Context) error {
 	for range copyRounds {
 		if err := c.blobs(ctx); err != nil {
@@ -174,7 +174,8 @@ func (c *copier) lacksPack(ctx context.Context, p PackRef, moves int) error {
 	return lacks
 }
 
-// prolongMoved makes the locks of the relocations in the destination as long as the locks of packs.
+// prolongMoved makes the locks of the relocations in the destination
+// as long as the locks of packs.
 func (c *copier) prolongMoved(ctx context.Context) error {
 	retain := c.dst.st.Capabilities().Retain
 	g, gctx := contain.WithContext(ctx)

@@ -6,8 +6,8 @@ import (
 	"holdfast/internal/obs"
 )
 
-// TestCopyOfCompacted: a copy of a vault whose chunks were moved is whole, before the copy and while
-// it runs, and a copy that has the old packs keeps them until its own prune.
+// TestCopyOfCompacted: a copy of a vault whose chunks were moved is whole, before the copy
+// and while it runs, and a copy that has the old packs keeps them until its own prune.
 func TestCopyOfCompacted(t *testing.T) {
 	bothWays(t, func(t *testing.T, keyed bool) {
 		for name, when := range map[string]string{"before": "", "between": "list", "after": "end"} {

@@ -18,10 +18,11 @@ import (
 	"holdfast/internal/vault/format"
 )
 
-// A prune keeps on this host which packs each manifest names, so that the next prune reads only the
-// manifests that came since. That is safe: a manifest is written once, under a name with 64 random
-// bits. The file is sealed under the vault's key, so nobody else can make a pack look unneeded. What
-// follows the first frame that does not open counts as not there. The file has the bytes:
+// A prune keeps on this host which packs each manifest names, so that the next
+// prune reads only the manifests that came since. That is safe: a manifest is
+// written once, under a name with 64 random bits. The file is sealed under the
+// vault's key, so nobody else can make a pack look unneeded. What follows the
+// first frame that does not open counts as not there. The file has the bytes:
 //
 //	magic, 16 random bytes, then frames: length u32 | last u8 | sealed plaintext
 //	last: 1 in the last frame, else 0; nonce: number of the frame; additional data: last
@@ -101,8 +102,8 @@ type cacheWriter struct {
 	err   error
 }
 
-// newCacheWriter begins a file beside path; nil where the disk does not take it, or another prune of
-// this host writes one.
+// newCacheWriter begins a file beside path; nil where the disk does
+// not take it, or another prune of this host writes one.
 func (v *Vault) newCacheWriter(path string) *cacheWriter {
 	if path == "" || os.MkdirAll(filepath.Dir(path), 0o700) != nil {
 		return nil
@@ -237,7 +238,8 @@ func (p *prune) knownPacks() []PackID {
 	return all
 }
 
-// readCached reads an earlier file, and names the packs of each manifest that has the size in sizes.
+// readCached reads an earlier file, and names the packs of each
+// manifest that has the size in sizes.
 func (p *prune) readCached(f io.Reader, sizes map[string]int64) error {
 	head := make([]byte, len(manifestCacheMagic)+16)
 	if _, err := io.ReadFull(f, head); err != nil || !bytes.HasPrefix(head, []byte(manifestCacheMagic)) {

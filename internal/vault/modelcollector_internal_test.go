@@ -25,7 +25,7 @@ func stepNamed(what string) int {
 
 func newCollector(p *view) *collector {
 	o := PruneOptions{Host: "h", Now: time.Now, Warn: p.g.fail, IndexDir: p.g.dir}
-	if !p.sound && p.g.draw(2, "compacts") == 0 {
+	if p.g.rules == (rules{}) && !p.sound && p.g.draw(2, "compacts") == 0 {
 		o.Sparse = 100 // however much of a pack is needed
 		o.Warn = func(error) {}
 	}

@@ -169,8 +169,8 @@ func (v *Vault) putMoved(ctx context.Context, name string, b *movedBody) error {
 	return nil
 }
 
-// readMoved reads the relocations whose names begin with prefix and that are wanted, and calls each
-// for one at a time. A relocation that does not open is told to bad.
+// readMoved reads the relocations whose names begin with prefix and that are wanted,
+// and calls each for one at a time. A relocation that does not open is told to bad.
 func (v *Vault) readMoved(ctx context.Context, prefix string, wanted func(name string) bool, each func(*relocation), bad func(name string, err error)) error {
 	var infos []obs.Info
 	for info, err := range v.st.List(ctx, v.movedPrefix()+prefix) {

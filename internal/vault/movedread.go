@@ -46,10 +46,10 @@ func (v *Vault) readRun(ctx context.Context, id PackID, p []byte, off uint32, mo
 	return v.readMovedRun(ctx, id, p, off, moves)
 }
 
-// readMovedRun is readRun of a pack that has relocations. Several prunes may have moved the chunks
-// of the pack, and one of them may have ended before all its packs were stored. So each chunk comes
-// from the first relocation from which the chunk can be read. A chunk that no relocation gives stays
-// 0, so it does not open; an error says that no chunk could be read.
+// readMovedRun is readRun of a pack that has relocations. Several prunes may have moved the
+// chunks of the pack, and one of them may have ended before all its packs were stored. So each
+// chunk comes from the first relocation from which the chunk can be read. A chunk that no
+// relocation gives stays 0, so it does not open; an error says that no chunk could be read.
 func (v *Vault) readMovedRun(ctx context.Context, id PackID, p []byte, off uint32, moves int) error {
 	if moves == maxMoves {
 		return &CorruptError{Object: v.packKey(id), Reason: fmt.Sprintf("its chunks were moved more than %d times", maxMoves)}

@@ -10,11 +10,10 @@ import (
 	"holdfast/internal/hostid"
 )
 
-// A prune deletes the manifests of forgotten backups and the packs that no manifest
-// names, beside writers, readers and other prunes, by the protocol of FORMAT.md
-// (Garbage). A prune reads manifests, and recipes only where it compacts. A prune that dies leaves
-// at most announcements, condemnations, and relocations of packs that are still there, and the next
-// prune begins anew.
+// A prune deletes the manifests of forgotten backups and the packs that no manifest names, beside
+// writers, readers and other prunes, by the protocol of FORMAT.md (Garbage). A prune reads
+// manifests, and recipes only where it compacts. A prune that dies leaves at most announcements,
+// condemnations, and relocations of packs that are still there, and the next prune begins anew.
 
 // PruneOptions say how a vault is pruned.
 type PruneOptions struct {
@@ -33,12 +32,12 @@ type PruneOptions struct {
 	// MaxGarbage is the percentage of all bytes that may be garbage:
 	// as long as there is not more garbage, no pack is deleted.
 	MaxGarbage float64
-	// Sparse is the percentage up to which a pack is sparse: when backups need no more of its bytes,
-	// the prune moves the needed chunks into new packs and deletes the pack. 0 moves nothing, and
-	// then the prune reads no recipe.
+	// Sparse is the percentage up to which a pack is sparse: when backups need
+	// no more of its bytes, the prune moves the needed chunks into new packs and
+	// deletes the pack. 0 moves nothing, and then the prune reads no recipe.
 	Sparse float64
-	// ProlongLocks prolongs the lock of each pack that ends before the lock of a manifest which names
-	// the pack. In a store without object lock it does nothing.
+	// ProlongLocks prolongs the lock of each pack that ends before the lock of a
+	// manifest which names the pack. In a store without object lock it does nothing.
 	ProlongLocks bool
 	// MaxRewrite bounds the bytes that the prune stores in new packs; 0 is no bound.
 	MaxRewrite int64
@@ -69,8 +68,8 @@ type PruneReport struct {
 	// Deleted packs, and their bytes.
 	Deleted      int   `json:"deleted_packs"`
 	DeletedBytes int64 `json:"deleted_bytes"`
-	// Sparse packs that were found, and the bytes in them that no backup needs, at least. With a dry
-	// run these are the packs that would be rewritten.
+	// Sparse packs that were found, and the bytes in them that no backup needs,
+	// at least. With a dry run these are the packs that would be rewritten.
 	Sparse      int   `json:"sparse_packs"`
 	SparseBytes int64 `json:"sparse_bytes"`
 	// Moved is how many of these packs were rewritten and deleted, and MovedBytes are the bytes of
@@ -107,9 +106,9 @@ func (e *WaitsError) Error() string {
 	return "the prune gave up, after it had waited too long for " + strings.Join(all, "; ")
 }
 
-// Prune deletes forgotten backups whose grace is over, and the packs that no manifest names.
-// *WaitsError where the prune gave up: unless the prune has deleted packs, nothing is condemned any
-// more. ErrClock where backups are due and the clocks differ.
+// Prune deletes forgotten backups whose grace is over, and the packs that no manifest
+// names. *WaitsError where the prune gave up: unless the prune has deleted packs,
+// nothing is condemned any more. ErrClock where backups are due and the clocks differ.
 func (v *Vault) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	if o.Now == nil {
 		o.Now = time.Now

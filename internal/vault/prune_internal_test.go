@@ -87,8 +87,8 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// TestSaveAgainstPrune: a prune sees a hold that was put before the prune announced the backup, and
-// a hold that comes later fails and is taken back. Bringing back is the same.
+// TestSaveAgainstPrune: a prune sees a hold that was put before the prune announced the
+// backup, and a hold that comes later fails and is taken back. Bringing back is the same.
 func TestSaveAgainstPrune(t *testing.T) {
 	o := SessionOptions{Host: "h"}
 	for name, save := range map[string]func(*scene, *Vault, BackupRef) error{
@@ -456,8 +456,9 @@ func TestPrunePassesOver(t *testing.T) {
 	}
 }
 
-// TestPruneKnowsManifests: a prune reads a manifest once on a host, whatever becomes of the file that
-// it keeps. A file that was changed, cut off, or made for another vault makes no pack garbage.
+// TestPruneKnowsManifests: a prune reads a manifest once on a host,
+// whatever becomes of the file that it keeps. A file that was
+// changed, cut off, or made for another vault makes no pack garbage.
 func TestPruneKnowsManifests(t *testing.T) {
 	p := newScene(t)
 	all := p.backups(5)

@@ -18,9 +18,9 @@ import (
 	"holdfast/internal/vault/format"
 )
 
-// manyStore is a store with a large vault of which nothing is in memory: manifests and lists are
-// made when they are asked for. Each instance has 300 packs and 10 backups, which name 285 of them,
-// 123 each. Everything else is in the store below.
+// manyStore is a store with a large vault of which nothing is in memory: manifests
+// and lists are made when they are asked for. Each instance has 300 packs and 10
+// backups, which name 285 of them, 123 each. Everything else is in the store below.
 type manyStore struct {
 	obs.Store
 	v         *Vault
@@ -152,9 +152,10 @@ func (s *manyStore) Delete(ctx context.Context, keys ...string) error {
 	return nil
 }
 
-// BenchmarkPruneOfManyBackups prunes a vault with 100,000 backups and 3 million packs, and then once
-// more: HOLDFAST_MANY_INSTANCES are the instances (10,000), of 10 backups and 300 packs each, and
-// HOLDFAST_MANY_LATENCY is how long a request takes (20ms). It takes some minutes: run it alone, with
+// BenchmarkPruneOfManyBackups prunes a vault with 100,000 backups and 3
+// million packs, and then once more: HOLDFAST_MANY_INSTANCES are the instances
+// (10,000), of 10 backups and 300 packs each, and HOLDFAST_MANY_LATENCY is how
+// long a request takes (20ms). It takes some minutes: run it alone, with
 // -benchtime 1x.
 func BenchmarkPruneOfManyBackups(b *testing.B) {
 	instances, latency := 10_000, 20*time.Millisecond

@@ -13,10 +13,10 @@ import (
 	"holdfast/internal/vault/format"
 )
 
-// How the needed chunks of sparse packs are moved. It goes round by round: chunks are stored in new
-// packs, which are read back; the relocations of the old packs are put; the prune looks for its
-// writer's session; and only then the old packs are deleted. A crash leaves packs that no manifest
-// names, or relocations of packs that are still there and stay condemned.
+// How the needed chunks of sparse packs are moved. It goes round by round: chunks are stored
+// in new packs, which are read back; the relocations of the old packs are put; the prune looks
+// for its writer's session; and only then the old packs are deleted. A crash leaves packs that
+// no manifest names, or relocations of packs that are still there and stay condemned.
 
 // packsOfRound is how many new packs a round fills.
 const packsOfRound = 64
@@ -39,7 +39,8 @@ type rewritten struct {
 	stored []Stored // of rows
 }
 
-// compact moves the needed chunks of the sparse packs into new packs, and deletes the sparse packs.
+// compact moves the needed chunks of the sparse packs into new packs,
+// and deletes the sparse packs.
 func (p *prune) compact(ctx context.Context) (again bool, err error) {
 	if p.sparse == nil {
 		return false, nil
@@ -99,8 +100,8 @@ func (r *rewrite) run(ctx context.Context, todo []int) (left []int, err error) {
 	return todo, r.remove(ctx)
 }
 
-// store stores the needed chunks of the pack at a place anew. A pack that is damaged, or that lacks
-// a chunk which a recipe names, stays as it is.
+// store stores the needed chunks of the pack at a place anew. A pack that
+// is damaged, or that lacks a chunk which a recipe names, stays as it is.
 func (r *rewrite) store(ctx context.Context, at int) error {
 	v, id, need := r.p.v, r.p.packs.ids[at], r.p.sparse.at[at].need
 	rows, err := v.packTable(ctx, id, int64(r.p.packs.sizes[at]))

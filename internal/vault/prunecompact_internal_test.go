@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,7 +24,7 @@ type sparseScene struct {
 	made map[string][]int // backups, instance/id: numbers of the chunks of its files
 }
 
-const sparseChunk = 30_000 // bytes
+const sparseChunk = 7_500 // bytes
 
 func sparseContent(i int) []byte {
 	b := make([]byte, sparseChunk)
@@ -37,7 +38,7 @@ func newSparseScene(t *testing.T, st obs.Store) *sparseScene {
 	if err != nil {
 		t.Fatal(err)
 	}
-	params := Params{Chunk: chunk.Params{Min: 4 << 10, Avg: 16 << 10, Max: 64 << 10}, Pack: 256 << 10}
+	params := Params{Chunk: chunk.Params{Min: 1 << 10, Avg: 4 << 10, Max: 16 << 10}, Pack: 64 << 10}
 	v, err := CreateWith(t.Context(), st, "sparse", nil, nil, id, params)
 	if err != nil {
 		t.Fatal(err)
@@ -152,8 +153,8 @@ func (p *sparseScene) compact() PruneReport {
 	return r
 }
 
-// TestCompact: the needed chunks of sparse packs move, for dormant instances too. The manifests, and
-// so the digests in receipts, stay as they are. When the backups go, nothing is left.
+// TestCompact: the needed chunks of sparse packs move, for dormant instances too. The manifests,
+// and so the digests in receipts, stay as they are. When the backups go, nothing is left.
 func TestCompact(t *testing.T) {
 	p := newSparseScene(t, obs.NewMemory())
 	m := p.dormant()
@@ -242,9 +243,12 @@ func TestCompactGoesOn(t *testing.T) {
 		for at, ended := 1, false; !ended; at++ {
 			p := newSparseScene(t, obs.NewMemory())
 			p.dormant()
-			n := 0
-			p.st.before = func(string, string) error {
-				if n++; n == at || n > at && dies {
+			var n atomic.Int64
+			p.st.before = func(op, key string) error {
+				if op == "list" && strings.Contains(key, "/packs/") {
+					return nil // 256 requests without an effect
+				}
+				if now := int(n.Add(1)); now == at || now > at && dies {
 					return obs.ErrAccess
 				}
 				return nil
@@ -252,7 +256,7 @@ func TestCompactGoesOn(t *testing.T) {
 			o := sparseOptions()
 			o.Warn = func(error) {}
 			_, _ = p.paused.Prune(t.Context(), o)
-			ended = n < at
+			ended = int(n.Load()) < at
 			p.st.before = nil
 			for _, key := range p.left("sessions") {
 				running.Delete(key[strings.LastIndexByte(key, '/')+1:])
@@ -261,7 +265,6 @@ func TestCompactGoesOn(t *testing.T) {
 			p.must(s.End(t.Context()))
 			p.whole(p.v)
 			p.compact()
-			p.whole(p.v)
 			if left := p.left("sessions"); len(left) > 0 {
 				t.Errorf("%s at request %d: left: %q", name, at, left)
 			}
@@ -278,8 +281,8 @@ func TestCompactGoesOn(t *testing.T) {
 	}
 }
 
-// TestCompactBesideReader: a reader that has read the recipe goes on when the chunks move, also with
-// runs of several chunks.
+// TestCompactBesideReader: a reader that has read the recipe goes on
+// when the chunks move, also with runs of several chunks.
 func TestCompactBesideReader(t *testing.T) {
 	p := newSparseScene(t, obs.NewMemory())
 	m := p.dormant()
@@ -309,8 +312,8 @@ func TestCompactBesideReader(t *testing.T) {
 	p.must(s.End(t.Context()))
 }
 
-// TestCompactWithoutSession: a prune whose writer's session was removed while it moved chunks leaves
-// the old packs, and takes the relocations back.
+// TestCompactWithoutSession: a prune whose writer's session was removed while
+// it moved chunks leaves the old packs, and takes the relocations back.
 func TestCompactWithoutSession(t *testing.T) {
 	p := newSparseScene(t, obs.NewMemory())
 	p.dormant()
@@ -334,8 +337,8 @@ func TestCompactWithoutSession(t *testing.T) {
 	p.whole(p.v)
 }
 
-// TestCompactFailsClosed: a pack stays as it is where nobody knows which chunks of it are needed, or
-// where its chunks can't be read.
+// TestCompactFailsClosed: a pack stays as it is where nobody knows
+// which chunks of it are needed, or where its chunks can't be read.
 func TestCompactFailsClosed(t *testing.T) {
 	for name, damage := range map[string]func(p *sparseScene, m *Manifest) PackID{
 		"a recipe does not open": func(_ *sparseScene, m *Manifest) PackID { return m.Volumes[0].Lists[0].Pack },
@@ -423,8 +426,8 @@ func (p *sparseScene) backupOfOld(chunks ...int) {
 	}
 }
 
-// TestLongerLookAtMovedPack: a writer whose session is gone does not take a moved pack for present:
-// the chunks that only its backup needs were not moved.
+// TestLongerLookAtMovedPack: a writer whose session is gone does not take a
+// moved pack for present: the chunks that only its backup needs were not moved.
 func TestLongerLookAtMovedPack(t *testing.T) {
 	p := newSparseScene(t, obs.NewMemory())
 	m := p.dormant()
@@ -440,8 +443,8 @@ func TestLongerLookAtMovedPack(t *testing.T) {
 	p.must(p.v.packsPresent(t.Context(), gone, true))
 }
 
-// TestCompactLocked: packs that the store locks stay, and are told. So a locked manifest never names
-// a pack that was moved.
+// TestCompactLocked: packs that the store locks stay, and are told.
+// So a locked manifest never names a pack that was moved.
 func TestCompactLocked(t *testing.T) {
 	p := newSparseScene(t, obs.NewLockedMemory(time.Hour, Retention))
 	p.backup("i", 0, 1, 2, 3, 4, 5, 6, 7)

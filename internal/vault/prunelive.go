@@ -133,9 +133,9 @@ func (w *recipeWalk) chunk(ctx context.Context, id PackID, off, n uint32, moves 
 	return nil
 }
 
-// walkBackups reads the recipes of the backups that are wanted. whole is told the places of all
-// packs of a backup whose recipe can't be read: nobody knows which of their chunks the backup needs.
-// walkBackups returns the backups, instance/id, whose manifests were there.
+// walkBackups reads the recipes of the backups that are wanted. whole is told the places of
+// all packs of a backup whose recipe can't be read: nobody knows which of their chunks the
+// backup needs. walkBackups returns the backups, instance/id, whose manifests were there.
 func (p *prune) walkBackups(ctx context.Context, refs []BackupRef, wanted func(*Manifest) bool, w *recipeWalk, whole func(at int)) (map[string]bool, error) {
 	there := make(map[string]bool, len(refs))
 	var failed error
@@ -182,15 +182,16 @@ func (p *prune) eachPlace(id PackID, moves int, f func(at int)) {
 }
 
 const (
-	// liveBlocksOfPack is in how many blocks a pack is divided to estimate how much of it is needed.
+	// liveBlocksOfPack is in how many blocks a pack is divided to
+	// estimate how much of it is needed.
 	liveBlocksOfPack = 2048
 	liveWords        = liveBlocksOfPack / 64
 	// maxLooked is how many packs are looked at in one run, for which the estimates take 64 MiB.
 	maxLooked = 1 << 18
 )
 
-// liveBlocks tells which blocks of packs hold a needed chunk, or a part of one: at least so much of
-// a pack is needed as its chunks, and hardly more than the blocks.
+// liveBlocks tells which blocks of packs hold a needed chunk, or a part of one: at
+// least so much of a pack is needed as its chunks, and hardly more than the blocks.
 type liveBlocks struct {
 	set   *packSet
 	first int    // place of the first pack that is looked at; others follow, behind the last the first

@@ -11,8 +11,8 @@ import (
 )
 
 // This file is the knowledge of a prune about relocations (moved.go). While a manifest names a
-// moved pack, the packs into which its chunks were moved count as named, and the relocation and the
-// condemnation of the pack stay. When no manifest names the pack any more, its relocations go.
+// moved pack, the packs into which its chunks were moved count as named, and the relocation and
+// the condemnation of the pack stay. When no manifest names the pack any more, its relocations go.
 
 // moves is what the relocations of a vault say.
 type moves struct {
@@ -127,8 +127,8 @@ func (p *prune) removeOver(ctx context.Context) error {
 	return nil
 }
 
-// lost tells whether the chunks of a pack can't be read: the list lacks the pack, and of each of its
-// relocations a new pack.
+// lost tells whether the chunks of a pack can't be read: the list
+// lacks the pack, and of each of its relocations a new pack.
 func (p *prune) lost(id PackID, moves int) bool {
 	if _, listed := p.packs.find(id); listed || moves == maxMoves {
 		return !listed

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// maxSparse is how many packs a prune rewrites at most, which bounds its memory for their chunks: the
-// next prune goes on.
+// maxSparse is how many packs a prune rewrites at most, which bounds
+// its memory for their chunks: the next prune goes on.
 const maxSparse = 1 << 14
 
 // sparse are the packs whose needed chunks a prune moves into new packs.
@@ -45,8 +45,8 @@ type sparseFind struct {
 	needed int64 // bytes, at most
 }
 
-// findSparse looks for packs of which backups need no more than the percentage of PruneOptions: the
-// sparsest first, until MaxRewrite bytes are to be stored anew.
+// findSparse looks for packs of which backups need no more than the percentage of
+// PruneOptions: the sparsest first, until MaxRewrite bytes are to be stored anew.
 func (p *prune) findSparse(ctx context.Context) (bool, error) {
 	if p.o.Sparse <= 0 || len(p.packs.ids) == 0 {
 		return false, nil
@@ -108,10 +108,10 @@ func (p *prune) spareLockedSparse(ctx context.Context, found []sparseFind) ([]sp
 	}), nil
 }
 
-// readNeeds reads which chunks of the sparse packs the backups need. The sparse packs are condemned
-// and the writers that did not see it have ended, so no other backup will ever need a chunk of them.
-// A backup that was deleted since the second reading of the manifests counts as not found there, so
-// that the prune waits for its readers.
+// readNeeds reads which chunks of the sparse packs the backups need. The sparse packs
+// are condemned and the writers that did not see it have ended, so no other backup
+// will ever need a chunk of them. A backup that was deleted since the second reading
+// of the manifests counts as not found there, so that the prune waits for its readers.
 func (p *prune) readNeeds(ctx context.Context) (bool, error) {
 	s := p.sparse
 	if s == nil {

@@ -81,8 +81,8 @@ func (c *check) checkPack(ctx context.Context, use packUse, refs []chunkRef, who
 	return nil
 }
 
-// pack looks at a pack, or where a prune has moved its chunks, at the packs into which it did; moves
-// counts these moves.
+// pack looks at a pack, or where a prune has moved its chunks, at the
+// packs into which it did; moves counts these moves.
 func (c *check) pack(ctx context.Context, use packUse, refs []chunkRef, whole bool, moves int) (read int64, chunks uint64, err error) {
 	key := c.v.packKey(use.id)
 	bad := func(format string, args ...any) (int64, uint64, error) {
