@@ -17,6 +17,10 @@ var (
 	stepSeeCondemned = stepNamed("reads new manifests") - 2
 	stepReadAgain    = stepNamed("reads new manifests")
 	stepDelete       = stepNamed("deletes packs")
+	stepsOfMoves     = []int{
+		stepNamed("compares locks"), stepNamed("looks for sparse packs"),
+		stepNamed("reads which chunks of sparse packs are needed"), stepNamed("moves chunks out of sparse packs"),
+	}
 )
 
 func stepNamed(what string) int {
@@ -24,8 +28,10 @@ func stepNamed(what string) int {
 }
 
 func newCollector(p *view) *collector {
-	o := PruneOptions{Host: "h", Now: time.Now, Warn: p.g.fail, IndexDir: p.g.dir}
-	if p.g.rules == (rules{}) && !p.sound && p.g.draw(2, "compacts") == 0 {
+	// Without a folder: games with the same random bytes have backups of the same names, so what a
+	// prune keeps of their manifests would be wrong in the next game.
+	o := PruneOptions{Host: "h", Now: time.Now, Warn: p.g.fail}
+	if p.g.rules == (rules{}) && !p.sound && p.g.draw(4, "compacts") == 0 {
 		o.Sparse = 100 // however much of a pack is needed
 		o.Warn = func(error) {}
 	}
@@ -65,9 +71,17 @@ func (c *collector) step() {
 	case at == stepSeeCondemned && g.rules.collectorDoesNotWait:
 		c.p.waits = nil
 	}
+	for !c.p.over() && c.idle() { // steps in which this collector does nothing
+		c.p.at++
+	}
 	if c.p.over() {
 		c.leave()
 	}
+}
+
+// idle tells whether a collector that moves no chunks has nothing to do in its step.
+func (c *collector) idle() bool {
+	return c.p.o.Sparse == 0 && slices.Contains(stepsOfMoves, c.p.at)
 }
 
 // deleteOne deletes one pack of the set.
