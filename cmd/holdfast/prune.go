@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/agent/config"
 	"holdfast/internal/vault"
 )
 
@@ -25,8 +26,9 @@ const (
 func (a *app) pruneCommand() *cobra.Command {
 	var v access
 	grace, wait := spanFlag{span: defaultGrace}, spanFlag{span: defaultWait}
-	var maxGarbage float64
-	var dryRun bool
+	var maxGarbage, sparse float64
+	var maxRewrite sizeFlag
+	var dryRun, prolong bool
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Delete forgotten backups, and packs that no backup needs any more",
@@ -34,12 +36,18 @@ func (a *app) pruneCommand() *cobra.Command {
 			"names. It may run at any time, on any host, beside backups, restores and other prunes. prune waits for the\n" +
 			"backups that are under way when it looks, and names each of them; after --wait prune gives up, takes its\n" +
 			"announcements back, and ends with exit code 3. An interrupted prune leaves nothing that harms: the next prune\n" +
-			"goes on. Objects that the store still locks (object lock) stay until the lock is over.",
-		Example: "  holdfast prune --dry-run\n  holdfast prune --grace 0s --wait 10m",
+			"goes on. Objects that the store still locks (object lock) stay until the lock is over.\n\n" +
+			"With --sparse prune also looks into packs of which backups need only a part: it reads the recipes of all\n" +
+			"backups, stores the needed chunks of each sparse pack in new packs, and deletes the sparse pack. Backups and\n" +
+			"their receipts stay as they are. The next backup of an instance reads the files again whose chunks were moved.",
+		Example: "  holdfast prune --dry-run\n  holdfast prune --grace 0s --wait 10m\n  holdfast prune --sparse 50 --max-rewrite 50GiB",
 		Args:    arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !(maxGarbage >= 0 && maxGarbage <= 100) { // also refuses NaN
 				return &usageError{msg: fmt.Sprintf("--max-garbage: must be from 0 to 100, got %v", maxGarbage), command: cmd.CommandPath()}
+			}
+			if !(sparse >= 0 && sparse <= 90) {
+				return &usageError{msg: fmt.Sprintf("--sparse: must be from 0 to 90, got %v", sparse), command: cmd.CommandPath()}
 			}
 			if wait.given && wait.span == 0 {
 				wait.span = time.Nanosecond // one look
@@ -48,7 +56,7 @@ func (a *app) pruneCommand() *cobra.Command {
 				s := a.session()
 				return a.prune(ctx, at, vault.PruneOptions{
 					Host: s.Host, Identity: s.Identity, Grace: grace.span, Wait: wait.span, DryRun: dryRun, MaxGarbage: maxGarbage,
-					IndexDir: a.indexDir(), Warn: s.Warn, Waits: a.waitsFor,
+					Sparse: sparse, MaxRewrite: maxRewrite.bytes, ProlongLocks: prolong, IndexDir: a.indexDir(), Warn: s.Warn, Waits: a.waitsFor,
 				})
 			})
 		},
@@ -60,8 +68,35 @@ func (a *app) pruneCommand() *cobra.Command {
 	f.Var(&grace, "grace", "`SPAN` for which a forgotten backup can be brought back (0s, 36h, 7d)")
 	f.Var(&wait, "wait", "`SPAN` after which to give up waiting for backups and readers; 0s does not wait at all")
 	f.Float64Var(&maxGarbage, "max-garbage", 0, "`PERCENT` of all bytes that may be garbage: up to it no pack is deleted")
+	f.Float64Var(&sparse, "sparse", 0, "`PERCENT` of a pack that backups need at most when its chunks are moved; 0 moves nothing")
+	f.Var(&maxRewrite, "max-rewrite", "`SIZE` of moved chunks in this run, such as 50GiB; the sparsest packs go first (default: no bound)")
+	f.BoolVar(&prolong, "prolong-locks", false, "prolong the lock of each pack that ends before the lock of a backup that needs it")
 	f.BoolVar(&dryRun, "dry-run", false, "only say how much would be deleted; packs of backups under way count as garbage")
 	return cmd
+}
+
+// sizeFlag is a flag for a number of bytes: 512MiB, 50GiB.
+type sizeFlag struct{ bytes int64 }
+
+// Type implements pflag.Value.
+func (*sizeFlag) Type() string { return "SIZE" }
+
+// String implements pflag.Value.
+func (s *sizeFlag) String() string {
+	if s.bytes == 0 {
+		return ""
+	}
+	return config.Size(s.bytes).String()
+}
+
+// Set implements pflag.Value.
+func (s *sizeFlag) Set(text string) error {
+	n, err := config.ParseSize(text)
+	if err == nil && n == 0 {
+		err = errors.New("must be more than 0")
+	}
+	s.bytes = int64(n)
+	return err
 }
 
 // session identifies this host and user in the sessions of this command.
@@ -154,6 +189,9 @@ func (a *app) showPrune(r vault.PruneReport, dryRun bool) error {
 		share = fmt.Sprintf(" (%.0f %% of %s)", 100*float64(r.GarbageBytes)/float64(r.Bytes), size(r.Bytes))
 	}
 	found := fmt.Sprintf("garbage: %s, %s%s", count(r.Garbage, "pack", "packs"), size(r.GarbageBytes), share)
+	if r.Sparse > 0 {
+		found += fmt.Sprintf("; sparse: %s with %s that no backup needs", count(r.Sparse, "pack", "packs"), size(r.SparseBytes))
+	}
 	if dryRun {
 		a.say("would delete %s; %s; nothing is changed", count(r.Forgotten, "forgotten backup", "forgotten backups"), found)
 		return nil
@@ -164,5 +202,11 @@ func (a *app) showPrune(r vault.PruneReport, dryRun bool) error {
 	}
 	a.say("deleted %s; %s; freed %s in %s%s", count(r.Forgotten, "forgotten backup", "forgotten backups"), found,
 		size(r.DeletedBytes), count(r.Deleted, "pack", "packs"), strings.TrimSpace(also))
+	if r.Sparse > 0 {
+		a.say("rewrote %s into %s", count(r.Moved, "sparse pack", "sparse packs"), size(r.MovedBytes))
+	}
+	if r.Prolonged+r.Unprotected > 0 {
+		a.say("prolonged the locks of %s; the store refused it for %d", count(r.Prolonged, "pack", "packs"), r.Unprotected)
+	}
 	return nil
 }

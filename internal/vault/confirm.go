@@ -17,10 +17,11 @@ import (
 // The objects of a stored backup can go away: a lifecycle rule removes the oldest objects
 // of a bucket first, and the header of a vault is the oldest of all. This file looks again.
 
-// Confirm looks whether the vault can still be opened: its header is in the store and belongs to
-// this vault's key. A lost signpost is put again, and mended is told; mended may be nil. It takes
-// two requests, both at once. ErrCorrupt where the header is gone or is another vault's: then
-// nobody can open the objects of the vault. Any other error says that the store could not be asked.
+// Confirm looks whether the vault can still be opened: its header is in the store
+// and belongs to this vault's key. A lost signpost is put again, and mended is
+// told; mended may be nil. It takes two requests, both at once. ErrCorrupt where
+// the header is gone or is another vault's: then nobody can open the objects of
+// the vault. Any other error says that the store could not be asked.
 func (v *Vault) Confirm(ctx context.Context, mended func(error)) error {
 	g, ctx := contain.WithContext(ctx)
 	g.Go(func() error { return v.confirmHeader(ctx) })
@@ -99,9 +100,10 @@ func (v *Vault) confirmSignpost(ctx context.Context, mended func(error)) error {
 }
 
 // Present looks whether a backup is still in the store: the header of the vault, the
-// manifest with that SHA-256 (hex), and every pack that the manifest names, in its size and
-// not in an archive class. It reads no pack. A few packs take a request each, many a list
-// of all packs. ErrCorrupt names the object that is missing or differs from the stored one;
+// manifest with that SHA-256 (hex), and every pack that the manifest names, in its
+// size and not in an archive class, or the packs into which a prune has moved its
+// chunks. It reads no pack. A few packs take a request each, many a list of all
+// packs. ErrCorrupt names the object that is missing or differs from the stored one;
 // any other error says that the store could not be asked. mended is as in Confirm.
 func (v *Vault) Present(ctx context.Context, ref BackupRef, manifestSHA256 string, mended func(error)) error {
 	var m *Manifest
@@ -121,15 +123,17 @@ func (v *Vault) Present(ctx context.Context, ref BackupRef, manifestSHA256 strin
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return v.packsPresent(ctx, m.Packs)
+	return v.packsPresent(ctx, m.Packs, true)
 }
 
 // fewPacks is how many packs are looked at one by one rather than by a list
 // of all packs, which takes a request for each folder of packs at the least.
 const fewPacks = 2 * prefixes
 
-// packsPresent is a *MissingPacksError unless the store has all of the packs.
-func (v *Vault) packsPresent(ctx context.Context, packs []PackRef) error {
+// packsPresent is a *MissingPacksError unless the store has all of the packs. With moved, a pack
+// whose chunks were moved counts as there. No backup may be made with such a pack: the chunks that
+// only this backup needs were not moved.
+func (v *Vault) packsPresent(ctx context.Context, packs []PackRef, moved bool) error {
 	seen := v.NewPackLooks()
 	if len(packs) > fewPacks {
 		if err := seen.list(ctx); err != nil {
@@ -146,6 +150,9 @@ func (v *Vault) packsPresent(ctx context.Context, packs []PackRef) error {
 		}
 		g.Go(func() error {
 			reason, err := v.packAbsent(gctx, p)
+			if err == nil && reason != "" && moved {
+				reason, err = v.movedAbsent(gctx, p, reason, 0)
+			}
 			if err != nil || reason == "" {
 				return err
 			}
@@ -182,4 +189,39 @@ func (v *Vault) packAbsent(ctx context.Context, p PackRef) (string, error) {
 		return fmt.Sprintf("has %d bytes, the manifest says %d", s.size, p.Size), nil
 	}
 	return s.reason, nil
+}
+
+// movedAbsent tells why a pack can't be read that itself can't be used for that reason; "" where a
+// prune has moved its chunks into packs that the store has.
+func (v *Vault) movedAbsent(ctx context.Context, p PackRef, reason string, moves int) (string, error) {
+	all, err := v.relocationsOf(ctx, p.ID)
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) {
+		return fmt.Sprintf("%s, and it is not known where its chunks are now: %v", reason, err), nil
+	} else if err != nil {
+		return "", err
+	}
+	for _, r := range all {
+		if r.Size != p.Size || moves == maxMoves {
+			continue
+		}
+		lacks := ""
+		for _, to := range r.Packs {
+			why, err := v.packAbsent(ctx, to)
+			if err == nil && why != "" {
+				why, err = v.movedAbsent(ctx, to, why, moves+1)
+			}
+			if err != nil {
+				return "", err
+			}
+			if why != "" {
+				lacks = fmt.Sprintf("%s; its chunks were moved into pack %s, which %s", reason, to.ID, why)
+				break
+			}
+		}
+		if lacks == "" {
+			return "", nil
+		}
+		reason = lacks
+	}
+	return reason, nil
 }

@@ -83,6 +83,7 @@ type CopyReport struct {
 	// Decisions about forks, and holds. Extra ones stay.
 	Decisions CopyCount `json:"decisions"`
 	Holds     CopyCount `json:"holds"`
+	Moved     CopyCount `json:"moved"` // relocations of packs; extra ones stay
 	// Gone counts the objects that the source deleted between the list and the read.
 	Gone int `json:"gone"`
 	// Failed lists the objects that could not be copied, or that differ between the two sides.
@@ -119,13 +120,18 @@ type copier struct {
 
 	kept map[string]bool // backups, instance/id, that the source had at both lists
 
-	mu       sync.Mutex
-	failed   map[PackID]bool // packs that the destination does not get, since something is wrong with them
-	gone     map[PackID]bool // packs that the source deleted meanwhile
-	leftOut  map[string]bool // backups, instance/id, that are not copied
-	faults   map[string]bool // keys that are in report.Failed
-	report   CopyReport
-	progress CopyProgress
+	moved      []smallRef // relocations of the source, by the last list
+	movedPacks map[PackID]bool
+
+	mu      sync.Mutex
+	failed  map[PackID]bool // packs that the destination does not get, since something is wrong with them
+	gone    map[PackID]bool // packs that the source deleted meanwhile
+	leftOut map[string]bool // backups, instance/id, that are not copied
+	// movedFailed says that the destination does not get a relocation of a pack.
+	movedFailed bool
+	faults      map[string]bool // keys that are in report.Failed
+	report      CopyReport
+	progress    CopyProgress
 }
 
 // copyLists is the content of one side.
@@ -135,18 +141,18 @@ type copyLists struct {
 	index   []PackRef // ids and sizes of segments
 	packs   []PackRef
 
-	decisions, holds []smallRef
+	decisions, holds, moved []smallRef
 }
 
 // keyless is a vault of which only the names of objects are known.
 func keyless(st obs.Store, vid string) *Vault {
-	return &Vault{st: st, info: Info{ID: vid, Name: vid, Store: st.String()}, ledger: newLedger()}
+	return &Vault{st: st, info: Info{ID: vid, Name: vid, Store: st.String()}, ledger: newLedger(), moves: newMovedCache()}
 }
 
 // in is the vault with the same keys in another store.
 func (v *Vault) in(st obs.Store) *Vault {
 	other := *v
-	other.st = st
+	other.st, other.moves = st, newMovedCache()
 	return &other
 }
 
@@ -204,7 +210,7 @@ func (c *copier) run(ctx context.Context) (err error) {
 		return err
 	}
 	for round := 1; ; round++ {
-		if err := c.blobs(ctx); err != nil {
+		if err := c.allBlobs(ctx); err != nil {
 			return err
 		}
 		if err := c.notes(ctx); err != nil {
@@ -258,12 +264,7 @@ func (c *copier) list(ctx context.Context) (err error) {
 	if c.from.backups, err = c.src.Backups(ctx, c.o.Instance); err != nil {
 		return fmt.Errorf("copy: source: %w", err)
 	}
-	if c.o.Instance != "" {
-		err = c.namedOnly(ctx)
-	} else if c.from.index, err = c.src.segmentRefs(ctx); err == nil {
-		c.from.packs, err = c.src.packRefs(ctx)
-	}
-	if err == nil {
+	if err = c.listBlobs(ctx); err == nil {
 		err = c.src.listNotes(ctx, &c.from, c.o.Instance)
 	}
 	if err != nil {
@@ -282,7 +283,9 @@ func (c *copier) listDestination(ctx context.Context) (l copyLists, err error) {
 		if l.backups, err = c.dst.Backups(ctx, c.o.Instance); err == nil {
 			if l.index, err = c.dst.segmentRefs(ctx); err == nil {
 				if l.packs, err = c.dst.packRefs(ctx); err == nil {
-					err = c.dst.listNotes(ctx, &l, c.o.Instance)
+					if l.moved, err = c.dst.listSmall(ctx, &movedKind, ""); err == nil {
+						err = c.dst.listNotes(ctx, &l, c.o.Instance)
+					}
 				}
 			}
 		}
@@ -340,8 +343,8 @@ func (c *copier) namedOnly(ctx context.Context) error {
 		}
 		readable, packs = append(readable, ref), append(packs, m.Packs...)
 	}
-	c.from.backups, c.from.packs = readable, sortedRefs(packs)
-	return nil
+	c.from.backups = readable
+	return c.needed(ctx, sortedRefs(packs))
 }
 
 // file adds a finding about an object. Its error ends the copy.

@@ -60,7 +60,7 @@ func (c *copier) removeExtra(ctx context.Context) error {
 		ofSource, needed := named[p.ID]
 		if !needed {
 			packs = append(packs, c.dst.packKey(p.ID))
-		} else if ofSource {
+		} else if ofSource && !c.movedPacks[p.ID] {
 			lost++
 		}
 	}
@@ -168,7 +168,10 @@ func (c *copier) namedAtDestination(ctx context.Context, going map[string]bool) 
 			return nil
 		})
 	}
-	return named, g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return named, c.nameMovedAtDestination(ctx, named)
 }
 
 // removeBackups removes manifests, and makes sure that they are gone.

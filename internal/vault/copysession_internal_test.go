@@ -22,7 +22,7 @@ func TestCopyBesidePausedCollector(t *testing.T) {
 		}
 		po := pruneNow()
 		po.Now, po.Warn = time.Now, func(err error) { t.Error(err) }
-		paused := &prune{v: copied, o: po, read: map[string]bool{}, dead: map[PackID]bool{}, report: PruneReport{Kept: map[string]string{}}}
+		paused := newPrune(copied, po)
 		for pruneSteps[paused.at].what != "deletes packs" {
 			_, err := paused.next(t.Context())
 			mustDo(t, err)

@@ -35,6 +35,11 @@ var holdKind = smallKind{
 	(*Vault).holdsPrefix, condemnedPattern.MatchString, func() any { return new(Hold) },
 }
 
+var movedKind = smallKind{
+	"moved", movedMagic, maxMoved,
+	(*Vault).movedPrefix, isMovedName, func() any { return new(movedBody) },
+}
+
 // smallRef is a listed small object.
 type smallRef struct {
 	name string // below the folder of its kind
@@ -96,11 +101,12 @@ func (c *copier) smallSides() []smallSide {
 	return []smallSide{
 		{&decisionKind, c.from.decisions, c.to.decisions, &c.report.Decisions},
 		{&holdKind, c.from.holds, c.to.holds, &c.report.Holds},
+		{&movedKind, c.from.moved, c.to.moved, &c.report.Moved},
 	}
 }
 
 // listNotes lists the decisions and the holds of one side. The name of a hold tells no instance,
-// so the copy of one instance brings all holds.
+// so the copy of one instance brings all holds. Relocations are listed with the packs.
 func (v *Vault) listNotes(ctx context.Context, l *copyLists, instance string) (err error) {
 	if instance != "" {
 		instance += "/"
@@ -111,8 +117,8 @@ func (v *Vault) listNotes(ctx context.Context, l *copyLists, instance string) (e
 	return err
 }
 
-// notes copies the decisions and the holds that the destination lacks. They come before the
-// manifests, so that the destination never has a backup without its hold.
+// notes copies the decisions, the holds and the relocations that the destination lacks. They come
+// before the manifests, so that the destination never has a backup without its hold.
 func (c *copier) notes(ctx context.Context) error {
 	for _, s := range c.smallSides() {
 		var jobs []copyJob
@@ -137,6 +143,8 @@ func (c *copier) notes(ctx context.Context) error {
 				s.count.Bytes += uint64(j.size)
 			case sourceGone:
 				c.report.Gone++
+			default:
+				c.movedFailed = c.movedFailed || s.kind == &movedKind
 			}
 			return err
 		})
@@ -145,7 +153,11 @@ func (c *copier) notes(ctx context.Context) error {
 		}
 	}
 	// Another round puts only objects that vanished meanwhile.
-	if err := c.dst.listNotes(ctx, &c.to, c.o.Instance); err != nil {
+	err := c.dst.listNotes(ctx, &c.to, c.o.Instance)
+	if err == nil {
+		c.to.moved, err = c.dst.listSmall(ctx, &movedKind, "")
+	}
+	if err != nil {
 		return fmt.Errorf("copy: destination: %w", err)
 	}
 	return nil

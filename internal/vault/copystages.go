@@ -153,7 +153,7 @@ func (c *copier) manifestGroup(ctx context.Context, group []BackupRef) error {
 // packs a manifest names, so one pack that failed keeps all back.
 func (c *copier) ready(ctx context.Context, missing []BackupRef) (ready []BackupRef, packs []PackRef, err error) {
 	if c.o.Vault == nil {
-		if len(c.failed) == 0 {
+		if len(c.failed) == 0 && !c.movedFailed {
 			return missing, c.from.packs, nil
 		}
 		for _, ref := range missing {
@@ -172,7 +172,7 @@ func (c *copier) ready(ctx context.Context, missing []BackupRef) (ready []Backup
 		case err != nil && !ofObject(err):
 			return nil, nil, fmt.Errorf("copy: source: %w", err)
 		case err == nil:
-			err = c.lacks(m)
+			err = c.lacks(ctx, m)
 		}
 		if err != nil {
 			c.leftOut[backupName(ref)] = true
@@ -181,22 +181,21 @@ func (c *copier) ready(ctx context.Context, missing []BackupRef) (ready []Backup
 			}
 			continue
 		}
-		ready, packs = append(ready, ref), append(packs, m.Packs...)
+		ready = append(ready, ref)
+		for _, p := range m.Packs {
+			if packs, err = c.movedTo(ctx, packs, p, 0); err != nil {
+				return nil, nil, err
+			}
+		}
 	}
 	return ready, sortedRefs(packs), nil
 }
 
 // lacks tells which pack of a manifest the destination does not get.
-func (c *copier) lacks(m *Manifest) error {
+func (c *copier) lacks(ctx context.Context, m *Manifest) error {
 	for _, p := range m.Packs {
-		ref, listed := findRef(c.from.packs, p.ID)
-		switch {
-		case !listed || c.gone[p.ID]:
-			return fmt.Errorf("names pack %s, which the source does not have", p.ID)
-		case ref.Size != p.Size:
-			return fmt.Errorf("names pack %s of %d bytes, which has %d bytes in the source", p.ID, p.Size, ref.Size)
-		case c.failed[p.ID]:
-			return fmt.Errorf("names pack %s, which could not be copied", p.ID)
+		if err := c.lacksPack(ctx, p, 0); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -207,6 +206,9 @@ func (c *copier) lacks(m *Manifest) error {
 func (c *copier) prolong(ctx context.Context, packs []PackRef) error {
 	if c.dst.st.Capabilities().Retain == 0 {
 		return nil
+	}
+	if err := c.prolongMoved(ctx); err != nil {
+		return fmt.Errorf("copy: destination: %w", err)
 	}
 	looks := c.dst.NewPackLooks()
 	g, gctx := contain.WithContext(ctx)

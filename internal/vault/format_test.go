@@ -37,8 +37,18 @@ import (
 // CBOR of its own in format_reader_test.go, and takes zstd from the program.
 func TestFormat(t *testing.T) {
 	testbed.Need(t, "zstd")
+	for name, moves := range map[string]int{"as written": 0, "moved": 1, "moved twice": 2} {
+		t.Run(name, func(t *testing.T) { testFormat(t, moves) })
+	}
+}
+
+// testFormat reads a vault of which all chunks were moved into other packs so often.
+func testFormat(t *testing.T, moves int) {
 	st, id, nameKey := obs.NewMemory(), identity(t), []byte("the fleet's")
 	want, ref := writeForFormat(t, st, id, nameKey)
+	for range moves {
+		moveAll(t, st, id, nameKey)
+	}
 	text, err := id.MarshalText()
 	must(t, err)
 	f := &formatReader{t: t, st: st, packs: map[string][]formatRow{}, sizes: map[string]int{}, chunks: map[string][]byte{}}
@@ -69,6 +79,13 @@ func TestFormat(t *testing.T) {
 		}
 	}
 	order := func(a, b formatRow) int { return bytes.Compare(a.name[:], b.name[:]) }
+	for range moves {
+		for _, key := range keys(t, st) {
+			if parts := strings.Split(key, "/"); parts[1] == "moved" {
+				f.moved(parts[2], read(t, st, key))
+			}
+		}
+	}
 	slices.SortFunc(rows, order)
 	slices.SortFunc(indexed, order)
 	if !slices.Equal(rows, indexed) || len(rows) < 40 {

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"slices"
 	"time"
-
-	"holdfast/internal/obs"
 )
 
 // collector is a prune, one step of it at a time.
@@ -19,6 +17,10 @@ var (
 	stepSeeCondemned = stepNamed("reads new manifests") - 2
 	stepReadAgain    = stepNamed("reads new manifests")
 	stepDelete       = stepNamed("deletes packs")
+	stepsOfMoves     = []int{
+		stepNamed("compares locks"), stepNamed("looks for sparse packs"),
+		stepNamed("reads which chunks of sparse packs are needed"), stepNamed("moves chunks out of sparse packs"),
+	}
 )
 
 func stepNamed(what string) int {
@@ -26,11 +28,14 @@ func stepNamed(what string) int {
 }
 
 func newCollector(p *view) *collector {
-	v := p.vault()
-	return &collector{view: p, p: &prune{
-		v: v, o: PruneOptions{Host: "h", Now: time.Now, Warn: p.g.fail, IndexDir: p.g.dir},
-		read: map[string]bool{}, dead: map[PackID]bool{}, report: PruneReport{Kept: map[string]string{}},
-	}}
+	// Without a folder: games with the same random bytes have backups of the same names, so what a
+	// prune keeps of their manifests would be wrong in the next game.
+	o := PruneOptions{Host: "h", Now: time.Now, Warn: p.g.fail}
+	if p.g.rules == (rules{}) && !p.sound && p.g.draw(4, "compacts") == 0 {
+		o.Sparse = 100 // however much of a pack is needed
+		o.Warn = func(error) {}
+	}
+	return &collector{view: p, p: newPrune(p.vault(), o)}
 }
 
 func (c *collector) step() {
@@ -50,7 +55,14 @@ func (c *collector) step() {
 			return
 		}
 	}
+	moved := c.p.report.Moved
 	_, err := c.p.next(g.ctx)
+	g.sum.Moved += c.p.report.Moved - moved
+	if errors.Is(err, ErrSessionGone) { // the operator removed its writer's session
+		g.fail(c.p.giveUp(g.ctx, err))
+		c.leave()
+		return
+	}
 	g.fail(err)
 	switch {
 	case at == stepReadAgain:
@@ -59,9 +71,17 @@ func (c *collector) step() {
 	case at == stepSeeCondemned && g.rules.collectorDoesNotWait:
 		c.p.waits = nil
 	}
+	for !c.p.over() && c.idle() { // steps in which this collector does nothing
+		c.p.at++
+	}
 	if c.p.over() {
 		c.leave()
 	}
+}
+
+// idle tells whether a collector that moves no chunks has nothing to do in its step.
+func (c *collector) idle() bool {
+	return c.p.o.Sparse == 0 && slices.Contains(stepsOfMoves, c.p.at)
 }
 
 // deleteOne deletes one pack of the set.
@@ -146,8 +166,13 @@ func (a *reader) step() {
 		a.m = m
 	case 2: // as long as it likes
 		for _, p := range a.m.Packs {
-			if _, err := g.st.Stat(g.ctx, v.packKey(p.ID)); errors.Is(err, obs.ErrNotFound) && !g.removed[a.s.id] {
-				g.fail(errors.New("a reader lost a pack of backup " + a.ref.ID))
+			why, err := v.packAbsent(g.ctx, p)
+			if err == nil && why != "" {
+				why, err = v.movedAbsent(g.ctx, p, why, 0)
+			}
+			g.fail(err)
+			if why != "" && !g.removed[a.s.id] {
+				g.fail(errors.New("a reader lost a pack of backup " + a.ref.ID + ": " + why))
 			}
 		}
 		g.sum.Read++

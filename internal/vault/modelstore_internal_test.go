@@ -109,7 +109,10 @@ func (s *viewStore) base() *view { return (*view)(s) }
 
 // between lets others work before a request that its process makes alone.
 func (s *viewStore) between(key string) {
-	for _, folder := range []string{"/sessions/", "/condemned/", "/backups/", "/forgotten/", "/going/"} {
+	for _, folder := range []string{"/sessions/", "/condemned/", "/backups/", "/forgotten/", "/going/", "/moved/"} {
+		if folder == "/moved/" && s.g.rules != (rules{}) {
+			continue // games of broken rules move no chunks
+		}
 		if strings.Contains(key, folder) && !s.sound && !s.dead {
 			s.g.interleave()
 		}

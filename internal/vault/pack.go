@@ -139,13 +139,8 @@ func (v *Vault) readChunk(ctx context.Context, kind ChunkKind, loc Loc) ([]byte,
 		return nil, err
 	}
 	sealed := make([]byte, loc.Len)
-	if err := readFull(ctx, v.st, v.packKey(loc.Pack), sealed, int64(loc.Off)); err != nil {
+	if err := v.ReadRun(ctx, loc.Pack, sealed, loc.Off); err != nil {
 		return nil, err
 	}
 	return v.Opener(loc.Pack).Open(kind, loc, sealed, nil)
-}
-
-// ReadRun fills p with the bytes of a pack that begin at off: neighbouring chunks in one request.
-func (v *Vault) ReadRun(ctx context.Context, id PackID, p []byte, off uint32) error {
-	return readFull(ctx, v.st, v.packKey(id), p, int64(off))
 }

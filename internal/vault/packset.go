@@ -11,12 +11,13 @@ import (
 )
 
 // packSet has the packs that a list of the store gave, sorted, and a set of some
-// of them. A packSet takes 20 bytes and a bit for each pack: 3 million packs,
-// which hold 50 TB, take 60 MB. A packSet is for one goroutine at a time.
+// of them. A packSet takes 20 bytes and two bits for each pack: 3 million packs,
+// which hold 50 TB, take 61 MB. A packSet is for one goroutine at a time.
 type packSet struct {
 	ids   []PackID
 	sizes []uint32 // bytes; a pack has at most 1 GiB
 	in    []uint64 // bits: which of ids are in the set
+	named []uint64 // bits: which of ids a manifest names; only a prune sets them
 }
 
 // listPackSet lists all packs of the vault, and puts all into the set.
@@ -40,7 +41,7 @@ func (v *Vault) listPackSet(ctx context.Context) (*packSet, error) {
 	for i := range folders {
 		n += len(folders[i].ids)
 	}
-	p := &packSet{ids: make([]PackID, 0, n), sizes: make([]uint32, 0, n), in: make([]uint64, (n+63)/64)}
+	p := &packSet{ids: make([]PackID, 0, n), sizes: make([]uint32, 0, n), in: make([]uint64, (n+63)/64), named: make([]uint64, (n+63)/64)}
 	for i := range folders { // in order: the folder is the first byte of the id
 		p.ids, p.sizes = append(p.ids, folders[i].ids...), append(p.sizes, folders[i].sizes...)
 		folders[i] = packSet{}
@@ -56,6 +57,10 @@ func (p *packSet) put(i int) { p.in[i/64] |= 1 << (i % 64) }
 func (p *packSet) has(i int) bool { return p.in[i/64]&(1<<(i%64)) != 0 }
 
 func (p *packSet) drop(i int) { p.in[i/64] &^= 1 << (i % 64) }
+
+func (p *packSet) setNamed(i int) { p.named[i/64] |= 1 << (i % 64) }
+
+func (p *packSet) isNamed(i int) bool { return p.named[i/64]&(1<<(i%64)) != 0 }
 
 // find returns the place of a pack; false where the list did not have it.
 func (p *packSet) find(id PackID) (int, bool) {

@@ -77,7 +77,7 @@ func (v *Vault) lookLonger(ctx context.Context, o SessionOptions, packs []PackRe
 	}
 	// The vault may have been erased meanwhile.
 	for _, look := range []func() error{
-		func() error { return v.packsPresent(ctx, packs) },
+		func() error { return v.packsPresent(ctx, packs, false) },
 		func() error { return v.Confirm(ctx, o.Mended) },
 	} {
 		if err := look(); errors.Is(err, ErrCorrupt) {

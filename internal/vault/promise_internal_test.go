@@ -62,6 +62,13 @@ func (h *hooked) Delete(ctx context.Context, keys ...string) error {
 	return h.Store.Delete(ctx, keys...)
 }
 
+func (h *hooked) Extend(ctx context.Context, key string, until time.Time) error {
+	if err := h.ask("extend", key); err != nil {
+		return err
+	}
+	return h.Store.Extend(ctx, key, until)
+}
+
 // once calls f before the first request of that kind on an object of that folder.
 func (h *hooked) once(op, folder string, f func() error) {
 	done := false
@@ -167,10 +174,7 @@ func (p *scene) steps(c *prune, until string) {
 }
 
 func (p *scene) newPrune() *prune {
-	return &prune{
-		v: p.v, o: PruneOptions{Host: "h", Now: time.Now, Warn: func(err error) { p.Error(err) }, Poll: time.Millisecond, Wait: time.Second},
-		read: map[string]bool{}, dead: map[PackID]bool{}, report: PruneReport{Kept: map[string]string{}},
-	}
+	return newPrune(p.v, PruneOptions{Host: "h", Now: time.Now, Warn: func(err error) { p.Error(err) }, Poll: time.Millisecond, Wait: time.Second})
 }
 
 // left are the objects of some folders.

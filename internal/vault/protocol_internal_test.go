@@ -33,6 +33,7 @@ type protocolRules struct {
 	sweep         bool // C9: ends others' condemnations of which no pack is left
 	takeOver      bool // forbidden: replaces the condemnation of a collector whose session is gone
 	endNamed      bool // forbidden: ends others' condemnations whose packs are all named
+	moveRules
 }
 
 // theProtocol is what FORMAT.md says.
@@ -41,6 +42,7 @@ func theProtocol() protocolRules {
 		sessionFirst: true, avoid: true, lookAtPacks: true, lookBefore: true, keepInDoubt: true, lookAfter: true, lookAtMark: true,
 		longer: true, newSession: true, listAgain: true, lookAtAll: true, endsLast: true,
 		waitFirst: true, waitCondemned: true, readAgain: true, waitReaders: true, waitGone: true, sweep: true,
+		moveRules: theMoveRules(),
 	}
 }
 
@@ -104,6 +106,10 @@ const (
 	cDeletes
 	cSessionsLast
 	cEnds
+	cMoveSession // from here to cMoveLook: by-ways of a collector that moves chunks
+	cMovePack
+	cMoveRelocation
+	cMoveLook
 	cDone
 )
 
@@ -123,8 +129,12 @@ const (
 type pWriter struct{ at, use, list, seen, marks uint8 }
 
 // pCollector is a collector: the packs that it condemned and that it deletes, what its lists
-// gave, and the condemnations that it ends.
-type pCollector struct{ at, condemned, deletes, manifests, waits, ends uint8 }
+// gave (relocations behind the manifests), and the condemnations and relocations that it ends.
+type pCollector struct {
+	at, condemned, deletes, manifests, waits, ends, over uint8
+	moves                                                bool  // chunks out of the first pack
+	covers                                               uint8 // chunks that its relocation has
+}
 
 // pState is a state of all. Sets are bits.
 type pState struct {
@@ -133,6 +143,7 @@ type pState struct {
 	reader, reads                                  uint8
 	packs, ever, sessions, manifests, condemnation uint8 // ever: packs that an index or a catalogue may list
 	ended                                          uint8 // sessions of writers that are marked as ended
+	moved                                          uint8 // relocations, by collector
 }
 
 func (s *pState) named(manifests uint8) (packs uint8) {
@@ -159,6 +170,7 @@ type protocolCheck struct {
 	rules                        protocolRules
 	faults                       protocolFaults
 	writers, collectors, readers int
+	moves                        bool   // collectors may move chunks
 	looks                        string // the properties looked at; "" is all
 }
 
@@ -166,7 +178,12 @@ type protocolCheck struct {
 func (m *protocolCheck) next(s pState, out func(pState)) {
 	emit := func(n pState) {
 		n.ended &= n.sessions // a mark without its session tells nothing
-		for i := range n.w {  // what nothing depends on any more is made the same
+		for i := range n.c {
+			if n.c[i].at == cDone && n.moved&(1<<i) == 0 {
+				n.c[i].covers = 0
+			}
+		}
+		for i := range n.w { // what nothing depends on any more is made the same
 			w := &n.w[i]
 			if w.at >= wDone && n.manifests&(1<<i) == 0 && w.marks&(onItsWay|packOnWay) == 0 && (n.reader != 2 || int(n.reads) != i) {
 				w.use, w.marks = 0, 0
@@ -230,7 +247,7 @@ func (m *protocolCheck) reader(s pState, out func(pState)) {
 func (m *protocolCheck) wrong(s *pState) string {
 	looks := func(p string) bool { return m.looks == "" || strings.Contains(m.looks, p) }
 	for i := range mostWriters + 1 {
-		lacks := s.named(1<<i)&^s.packs != 0
+		lacks := s.lacks(i)
 		lost := lacks && s.manifests&(1<<i) != 0
 		var marks uint8 = wasTold
 		if i != firstBackup {
@@ -248,14 +265,17 @@ func (m *protocolCheck) wrong(s *pState) string {
 	}
 	n := *s
 	for _, manifests := range []uint8{n.manifests, 0} {
-		n.packs &= n.named(manifests)
+		n.packs &= n.targets(n.named(manifests), n.moved)
+		if n.named(manifests)&firstPack == 0 {
+			n.moved = 0
+		}
 		for o := range n.c {
-			if m.rules.takeOver || m.rules.sweep && n.c[o].condemned&n.packs == 0 {
+			if m.rules.takeOver || m.rules.sweep && n.c[o].condemned&n.packs == 0 && (n.moved == 0 || n.c[o].condemned&firstPack == 0) {
 				n.condemnation &^= 1 << o
 			}
 		}
 	}
-	if n.condemnation != 0 && looks("L") {
+	if n.condemnation|n.moved != 0 && looks("L") {
 		return "L"
 	}
 	return ""

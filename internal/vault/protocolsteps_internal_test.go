@@ -18,7 +18,7 @@ func (m *protocolCheck) writer(s pState, i int, out func(pState)) {
 	}
 	list := func(at uint8) { step(func(n *pState, w *pWriter) { w.list, w.at = n.condemnation, at }) }
 	good := func(_ *pState, w *pWriter) { w.at, w.marks = wTold, w.marks|wasTold }
-	there := func(packs uint8) bool { return packs&^(s.packs|w.seen) == 0 }
+	there := func(packs uint8) bool { return packs&^(s.packs|w.seen|m.takenForThere(&s)) == 0 }
 	stands := s.sessions&bit != 0 && (!m.rules.lookAtMark || s.ended&bit == 0)
 	m.mishaps(s, i, step)
 	switch w.at {
@@ -144,7 +144,7 @@ func (m *protocolCheck) choose(s pState, i int, step func(func(*pState, *pWriter
 		})
 	}
 	use(bit)
-	for p := range mostWriters + 1 {
+	for p := range mostWriters + 1 + mostCollectors { // behind the first pack those into which chunks were moved
 		if pack := uint8(1) << p; p != i && s.ever&pack != 0 {
 			use(pack)
 			use(pack | bit)
@@ -207,26 +207,24 @@ func (m *protocolCheck) collector(s pState, i int, out func(pState)) {
 	case cTakes:
 		step(func(n *pState, c *pCollector) { n.condemnation &^= c.ends; c.ends, c.at = 0, cSessionsAgain })
 	case cSessions, cSessionsAgain, cSessionsLast:
-		step(func(n *pState, c *pCollector) { c.waits = n.sessions &^ n.ended & (readerSession - 1); c.at++ })
+		step(func(n *pState, c *pCollector) { c.waits = n.sessions &^ n.ended & writerSessions; c.at++ })
 	case cManifests, cManifestsAgain:
 		if ended(c.at == cManifests && m.rules.waitFirst || c.at == cManifestsAgain && m.rules.waitCondemned) {
-			step(func(n *pState, c *pCollector) { c.waits, c.manifests = 0, n.manifests; c.at++ })
+			step(func(n *pState, c *pCollector) { c.waits, c.manifests = 0, n.manifests|n.moved<<relocations; c.at++ })
 		}
 	case cManifestsEnd:
-		step(func(n *pState, c *pCollector) {
-			c.condemned &^= n.named(c.manifests & n.manifests)
-			if c.manifests, c.at = 0, cCondemns; c.condemned == 0 {
-				c.at = cDeletes // to look after the remains of others
-			}
-		})
+		m.judges(s, i, step)
+	case cMoveSession, cMovePack, cMoveRelocation, cMoveLook:
+		m.moveChunks(s, i, step)
 	case cCondemns:
 		step(func(n *pState, c *pCollector) { n.condemnation |= bit; c.at = cSessionsAgain })
 	case cManifestsAgainEnd:
 		step(func(n *pState, c *pCollector) {
-			c.manifests &= n.manifests
+			c.manifests &= n.manifests | n.moved<<relocations
 			if c.deletes, c.at = c.condemned, cReaders; m.rules.readAgain {
-				c.deletes &^= n.named(c.manifests)
+				c.deletes &^= m.named(n, c.manifests)
 			}
+			m.readsNeeds(n, c)
 		})
 	case cReaders:
 		step(func(n *pState, c *pCollector) {
@@ -236,15 +234,24 @@ func (m *protocolCheck) collector(s pState, i int, out func(pState)) {
 		})
 	case cReadersWait:
 		if ended(true) {
-			step(func(_ *pState, c *pCollector) { c.manifests, c.waits, c.at = 0, 0, cDeletes })
+			step(func(_ *pState, c *pCollector) {
+				if c.manifests, c.waits, c.at = 0, 0, cDeletes; c.moves {
+					c.at = cMoveSession
+				}
+			})
 		}
 	case cDeletes:
 		m.deletes(s, i, step)
 	case cEnds:
 		if ended(m.rules.waitGone) {
 			step(func(n *pState, c *pCollector) {
-				n.condemnation &^= bit | c.ends
+				n.condemnation &^= c.ends
 				n.sessions &^= mine
+				if n.moved&bit != 0 { // its condemnation stays as long as its relocation
+					*c = pCollector{at: cDone, condemned: firstPack, covers: c.covers}
+					return
+				}
+				n.condemnation &^= bit
 				*c = pCollector{at: cDone}
 			})
 		}
@@ -257,11 +264,15 @@ func (m *protocolCheck) deletes(s pState, i int, step func(func(*pState, *pColle
 		step(func(n *pState, _ *pCollector) { n.packs &^= lowest(left) })
 		return
 	}
+	if s.c[i].over != 0 {
+		step(func(n *pState, c *pCollector) { n.moved &^= c.over; c.over = 0 })
+		return
+	}
 	step(func(n *pState, c *pCollector) {
 		c.at = cSessionsLast
 		for o := range n.c {
 			packs := n.c[o].condemned
-			ends := m.rules.sweep && packs&n.packs == 0 || m.rules.endNamed && packs&^n.named(n.manifests) == 0
+			ends := m.rules.sweep && packs&n.packs == 0 && (packs&firstPack == 0 || n.moved == 0 || m.rules.endMoved) || m.rules.endNamed && packs&^n.named(n.manifests) == 0
 			if o != i && n.condemnation&(1<<o) != 0 && ends {
 				c.ends |= 1 << o
 			}

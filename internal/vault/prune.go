@@ -10,10 +10,10 @@ import (
 	"holdfast/internal/hostid"
 )
 
-// A prune deletes the manifests of forgotten backups and the packs that no manifest
-// names, beside writers, readers and other prunes, by the protocol of FORMAT.md
-// (Garbage). A prune reads manifests and no recipe. A prune that dies leaves at
-// most announcements and condemnations, and the next prune begins anew.
+// A prune deletes the manifests of forgotten backups and the packs that no manifest names, beside
+// writers, readers and other prunes, by the protocol of FORMAT.md (Garbage). A prune reads
+// manifests, and recipes only where it compacts. A prune that dies leaves at most announcements,
+// condemnations, and relocations of packs that are still there, and the next prune begins anew.
 
 // PruneOptions say how a vault is pruned.
 type PruneOptions struct {
@@ -32,6 +32,15 @@ type PruneOptions struct {
 	// MaxGarbage is the percentage of all bytes that may be garbage:
 	// as long as there is not more garbage, no pack is deleted.
 	MaxGarbage float64
+	// Sparse is the percentage up to which a pack is sparse: when backups need
+	// no more of its bytes, the prune moves the needed chunks into new packs and
+	// deletes the pack. 0 moves nothing, and then the prune reads no recipe.
+	Sparse float64
+	// ProlongLocks prolongs the lock of each pack that ends before the lock of a
+	// manifest which names the pack. In a store without object lock it does nothing.
+	ProlongLocks bool
+	// MaxRewrite bounds the bytes that the prune stores in new packs; 0 is no bound.
+	MaxRewrite int64
 	// IndexDir is as in WriterOptions.
 	IndexDir string
 	// Warn is told of faults that do not end the prune. Nil is allowed.
@@ -47,8 +56,9 @@ type PruneOptions struct {
 
 // PruneReport counts the objects that a prune found and deleted so far.
 type PruneReport struct {
-	Step         string `json:"step"`    // that the prune is at, in words
-	Backups      int    `json:"backups"` // that the vault has, forgotten backups too
+	Step         string `json:"step"`           // that the prune is at, in words
+	Backups      int    `json:"backups"`        // that the vault has, forgotten backups too
+	Cached       int    `json:"cached_backups"` // of these, as an earlier prune of this host has noted their packs
 	Packs        int    `json:"packs"`
 	Bytes        int64  `json:"bytes"` // of all packs
 	Due          int    `json:"due"`   // forgotten backups whose grace is over
@@ -58,8 +68,20 @@ type PruneReport struct {
 	// Deleted packs, and their bytes.
 	Deleted      int   `json:"deleted_packs"`
 	DeletedBytes int64 `json:"deleted_bytes"`
+	// Sparse packs that were found, and the bytes in them that no backup needs,
+	// at least. With a dry run these are the packs that would be rewritten.
+	Sparse      int   `json:"sparse_packs"`
+	SparseBytes int64 `json:"sparse_bytes"`
+	// Moved is how many of these packs were rewritten and deleted, and MovedBytes are the bytes of
+	// the new packs. Deleted and DeletedBytes count the old packs too.
+	Moved      int   `json:"moved_packs"`
+	MovedBytes int64 `json:"moved_bytes"`
 	// Locked is how many objects stay because the store locks them still.
 	Locked int `json:"locked"`
+	// Prolonged is how many packs got a longer lock, or with a dry run have too short a lock, and
+	// Unprotected how many the store left with a lock that ends before the lock of a backup.
+	Prolonged   int `json:"locks_prolonged"`
+	Unprotected int `json:"locks_refused"`
 	// Refused are packs that the store did not delete.
 	// They stay condemned: no backup uses them.
 	Refused []string `json:"refused"`
@@ -84,9 +106,9 @@ func (e *WaitsError) Error() string {
 	return "the prune gave up, after it had waited too long for " + strings.Join(all, "; ")
 }
 
-// Prune deletes forgotten backups whose grace is over, and the packs that no manifest names.
-// *WaitsError where the prune gave up: unless the prune has deleted packs, nothing is condemned any
-// more. ErrClock where backups are due and the clocks differ.
+// Prune deletes forgotten backups whose grace is over, and the packs that no manifest
+// names. *WaitsError where the prune gave up: unless the prune has deleted packs,
+// nothing is condemned any more. ErrClock where backups are due and the clocks differ.
 func (v *Vault) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -97,12 +119,19 @@ func (v *Vault) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) 
 	if o.Warn == nil {
 		o.Warn = func(error) {}
 	}
-	p := &prune{v: v, o: o, read: map[string]bool{}, dead: map[PackID]bool{}, report: PruneReport{Refused: []string{}, Unlisted: []string{}, Kept: map[string]string{}}}
+	p := newPrune(v, o)
 	if o.DryRun {
 		return p.report, p.dry(ctx)
 	}
 	err := p.run(ctx)
 	return p.report, err
+}
+
+func newPrune(v *Vault, o PruneOptions) *prune {
+	return &prune{
+		v: v, o: o, read: map[string]bool{}, dead: map[PackID]bool{}, moves: newMoves(),
+		report: PruneReport{Refused: []string{}, Unlisted: []string{}, Kept: map[string]string{}},
+	}
 }
 
 // run does all steps, and waits between the looks of a step that waits.
@@ -153,8 +182,19 @@ func (p *prune) dry(ctx context.Context) error {
 		without[fullName(m.Backup)] = true
 	}
 	p.report.Forgotten = len(due)
+	if err := p.readMoves(ctx); err != nil {
+		return err
+	}
 	if err := p.nameAll(ctx, without); err != nil {
 		return err
 	}
-	return p.count(ctx)
+	if err := p.count(ctx); err != nil {
+		return err
+	}
+	p.without = without
+	if _, err := p.prolongLocks(ctx); err != nil {
+		return err
+	}
+	_, err = p.findSparse(ctx)
+	return err
 }

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -86,8 +87,8 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// TestSaveAgainstPrune: a prune sees a hold that was put before the prune announced the backup, and
-// a hold that comes later fails and is taken back. Bringing back is the same.
+// TestSaveAgainstPrune: a prune sees a hold that was put before the prune announced the
+// backup, and a hold that comes later fails and is taken back. Bringing back is the same.
 func TestSaveAgainstPrune(t *testing.T) {
 	o := SessionOptions{Host: "h"}
 	for name, save := range map[string]func(*scene, *Vault, BackupRef) error{
@@ -453,4 +454,63 @@ func TestPrunePassesOver(t *testing.T) {
 	if !p.there(m) || !p.has(pack) {
 		t.Error("the backup is not whole")
 	}
+}
+
+// TestPruneKnowsManifests: a prune reads a manifest once on a host,
+// whatever becomes of the file that it keeps. A file that was
+// changed, cut off, or made for another vault makes no pack garbage.
+func TestPruneKnowsManifests(t *testing.T) {
+	p := newScene(t)
+	all := p.backups(5)
+	o := pruneNow()
+	o.IndexDir = t.TempDir()
+	prune := func(cached, deleted int) {
+		t.Helper()
+		r, err := p.v.Prune(t.Context(), o)
+		if err != nil || r.Cached != cached || r.Deleted != deleted || r.Backups != len(p.left("backups")) {
+			t.Errorf("%+v, %v; want %d cached, %d packs deleted", r, err, cached, deleted)
+		}
+		for _, m := range all {
+			if p.there(m) && (!p.has(m.Packs[0]) || !p.has(m.Packs[1])) {
+				t.Fatalf("backup %s has lost a pack", m.ID)
+			}
+		}
+	}
+	prune(0, 0)
+	prune(5, 0)
+	all = append(all, p.backups(1)...)
+	prune(5, 0)
+	p.must(p.v.st.Delete(t.Context(), all[0].Object))
+	prune(5, 1)
+	file := newPrune(p.v, o).manifestCacheFile()
+	good, err := os.ReadFile(file)
+	p.must(err)
+	for i := 0; i < len(good); i += 11 {
+		bad := slices.Clone(good)
+		bad[i] ^= 1
+		p.must(os.WriteFile(file, bad, 0o600))
+		prune(0, 0)
+	}
+	for n := 0; n < len(good); n += 11 {
+		p.must(os.WriteFile(file, good[:n], 0o600))
+		prune(0, 0)
+	}
+	other := newScene(t)
+	other.backups(1)
+	_, err = other.v.Prune(t.Context(), o)
+	p.must(err)
+	foreign, err := os.ReadFile(newPrune(other.v, o).manifestCacheFile())
+	p.must(err)
+	p.must(os.WriteFile(file, foreign, 0o600))
+	prune(0, 0)
+	prune(5, 0)
+	// A dry run keeps nothing, and a folder that can't be written is none.
+	p.must(os.Remove(file))
+	o.DryRun = true
+	prune(0, 0)
+	if _, err := os.Stat(file); err == nil {
+		t.Error("a dry run wrote a file")
+	}
+	o.DryRun, o.IndexDir = false, file+"/none\x00"
+	prune(0, 0)
 }

@@ -9,37 +9,26 @@ import (
 	"holdfast/internal/obs"
 )
 
-// condemn tells all writers which packs are about to be deleted.
+// condemn tells all writers which packs are about to be deleted. Sparse packs have condemnations of
+// their own, which stay as long as a manifest names one of these packs.
 func (p *prune) condemn(ctx context.Context) (bool, error) {
 	p.own = map[string][]PackID{}
-	var some []PackID
-	put := func() error {
-		if len(some) == 0 {
-			return nil
+	var all []PackID
+	p.packs.each(func(i int) bool { all = append(all, p.packs.ids[i]); return true })
+	for _, packs := range [][]PackID{all, p.sparse.packs(p.packs)} {
+		for some := range slices.Chunk(packs, condemnedAtOnce) {
+			id := randomName()
+			object, err := p.v.sealSmall("condemned", condemnedMagic, id, &condemned{Session: p.s.id, Packs: some})
+			if err != nil {
+				return false, err
+			}
+			p.own[id] = some // also when the put is in doubt: giving up deletes the object
+			if err := p.v.st.Put(ctx, p.v.condemnedPrefix()+id, object); err != nil {
+				return false, fmt.Errorf("store condemnation: %w", err)
+			}
 		}
-		id := randomName()
-		object, err := p.v.sealSmall("condemned", condemnedMagic, id, &condemned{Session: p.s.id, Packs: some})
-		if err != nil {
-			return err
-		}
-		p.own[id] = some // also when the put is in doubt: giving up deletes the object
-		some = nil
-		if err := p.v.st.Put(ctx, p.v.condemnedPrefix()+id, object); err != nil {
-			return fmt.Errorf("store condemnation: %w", err)
-		}
-		return nil
 	}
-	var failed error
-	p.packs.each(func(i int) bool {
-		if some = append(some, p.packs.ids[i]); len(some) == condemnedAtOnce {
-			failed = put()
-		}
-		return failed == nil
-	})
-	if failed == nil {
-		failed = put()
-	}
-	return false, failed
+	return false, nil
 }
 
 // dropRows takes condemned packs out of the index, in the segments of which they are more than a
@@ -63,7 +52,12 @@ func (p *prune) dropRows(ctx context.Context) (bool, error) {
 			going[id] = true
 		}
 	}
-	is := func(id PackID) bool { return going[id] || p.packs.contains(id) }
+	for _, packs := range p.own {
+		for _, id := range packs {
+			going[id] = going[id] || p.packs.contains(id) || p.sparse.moved(id)
+		}
+	}
+	is := func(id PackID) bool { return going[id] }
 	set, err := p.v.index().OpenSet(ctx, p.o.IndexDir, p.o.Warn)
 	if err == nil {
 		err = set.Drop(ctx, is, p.dead)
@@ -78,9 +72,12 @@ func (p *prune) dropRows(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// deletePacks deletes some packs of the set; again while there are more.
+// deletePacks deletes the packs of the set, and the relocations of packs that no manifest names.
 func (p *prune) deletePacks(ctx context.Context) (bool, error) {
 	p.deleting = true
+	if err := p.removeOver(ctx); err != nil {
+		return false, err
+	}
 	for {
 		var some []int
 		p.packs.each(func(i int) bool { some = append(some, i); return len(some) < deletedAtOnce })
@@ -129,12 +126,12 @@ func (p *prune) deleteSome(ctx context.Context, some []int) error {
 }
 
 // findEmpty leaves only those condemnations in p.others that nothing needs any more: neither the
-// store nor the index has a pack of them.
+// store nor the index has a pack of them, and no pack of them was moved.
 func (p *prune) findEmpty(ctx context.Context) (bool, error) {
 	needed := map[PackID]bool{}
 	for _, packs := range p.others {
 		for _, id := range packs {
-			needed[id] = p.dead[id]
+			needed[id] = p.dead[id] || len(p.moves.to[id]) > 0
 		}
 	}
 	if len(needed) == 0 {
@@ -161,7 +158,7 @@ func (p *prune) findEmpty(ctx context.Context) (bool, error) {
 func (p *prune) end(ctx context.Context) (bool, error) {
 	var keys []string
 	for id, packs := range p.own {
-		if !slices.ContainsFunc(packs, func(pack PackID) bool { return p.stay[pack] || p.dead[pack] }) {
+		if !slices.ContainsFunc(packs, func(pack PackID) bool { return p.stay[pack] || p.dead[pack] || len(p.moves.to[pack]) > 0 }) {
 			keys = append(keys, p.v.condemnedPrefix()+id)
 		}
 	}

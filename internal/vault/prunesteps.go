@@ -27,14 +27,20 @@ type prune struct {
 	at       int                 // step
 	packs    *packSet            // in the set: the packs to delete
 	waits    []SessionInfo       // sessions that the step waits for
+	seen     seenSessions        // the sessions that were read
 	going    *announcement       // of the backups that this run deletes
-	read     map[string]bool     // manifests that were read, instance/id
+	read     map[string]bool     // manifests whose packs are known, instance/id
+	known    []PackID            // the packs in the file that the host keeps of manifests
+	cache    *cacheWriter        // of that file; nil after the first reading of the manifests
+	without  map[string]bool     // manifests that a dry run leaves out, since the run would delete them
 	unlisted map[PackID]bool     // packs that a manifest names and that the list did not have
 	own      map[string][]PackID // condemnations of this run
 	others   map[string][]PackID // condemnations of other prunes, as read before the deletes
 	dead     map[PackID]bool     // condemned packs of which a segment of the index has rows
 	stay     map[PackID]bool     // packs that the store refused to delete
-	deleting bool                // a delete of a pack may have been sent
+	moves    moves               // the knowledge about relocations
+	sparse   *sparse             // the packs whose living chunks this run moves; nil: none
+	deleting bool                // a delete of a pack, or a relocation, may have been sent
 	report   PruneReport
 }
 
@@ -53,12 +59,16 @@ var pruneSteps = []pruneStep{
 	{"waits for backups", (*prune).wait},
 	{"deletes forgotten backups", (*prune).deleteForgotten},
 	{"reads the manifests", (*prune).readManifests},
+	{"compares locks", (*prune).prolongLocks},
+	{"looks for sparse packs", (*prune).findSparse},
 	{"condemns packs", (*prune).condemn},
 	{"lists the sessions", (*prune).seeWritersOfCondemned},
 	{"waits for backups", (*prune).wait},
 	{"reads new manifests", (*prune).readAgain},
+	{"reads which chunks of sparse packs are needed", (*prune).readNeeds},
 	{"lists the sessions of readers", (*prune).seeReaders},
 	{"waits for readers", (*prune).wait},
+	{"moves chunks out of sparse packs", (*prune).compact},
 	{"tidies the index", (*prune).dropRows},
 	{"deletes packs", (*prune).deletePacks},
 	{"looks for condemnations without packs", (*prune).findEmpty},
@@ -100,7 +110,7 @@ func (p *prune) begin(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return false, p.v.removeDamaged(ctx, now, p.o.Warn)
+	return false, p.v.removeDamaged(ctx, now, &p.seen, p.o.Warn)
 }
 
 func (p *prune) listPacks(ctx context.Context) (bool, error) {
@@ -114,9 +124,10 @@ func (p *prune) seeWriters(ctx context.Context) (bool, error) {
 	return false, p.see(ctx, func(s SessionInfo) bool { return s.writes() })
 }
 
-// seeWritersOfCondemned is seeWriters where this run condemned anything.
+// seeWritersOfCondemned is seeWriters where this run condemned anything, or is about to remove
+// relocations.
 func (p *prune) seeWritersOfCondemned(ctx context.Context) (bool, error) {
-	if len(p.own) == 0 {
+	if len(p.own)+len(p.moves.over) == 0 {
 		return false, nil
 	}
 	return p.seeWriters(ctx)
@@ -137,7 +148,7 @@ func (p *prune) seeReaders(ctx context.Context) (bool, error) {
 
 // see reads the sessions. A session that does not open may be the session of a writer or reader.
 func (p *prune) see(ctx context.Context, wanted func(SessionInfo) bool) error {
-	all, err := p.v.Sessions(ctx)
+	all, err := p.v.sessionsSeen(ctx, &p.seen)
 	if err != nil {
 		return err
 	}
@@ -176,9 +187,13 @@ func (p *prune) wait(ctx context.Context) (bool, error) {
 // readManifests takes the packs that manifests name out of the set. No manifest names a pack that
 // stays in the set.
 func (p *prune) readManifests(ctx context.Context) (bool, error) {
+	if err := p.readMoves(ctx); err != nil {
+		return false, err
+	}
 	if err := p.nameAll(ctx, nil); err != nil {
 		return false, err
 	}
+	p.findOver()
 	if err := p.count(ctx); err != nil {
 		return false, err
 	}
@@ -187,17 +202,34 @@ func (p *prune) readManifests(ctx context.Context) (bool, error) {
 
 // readAgain takes the packs out of the set that manifests name which came since. A manifest that
 // was read before names none of the set.
-func (p *prune) readAgain(ctx context.Context) (bool, error) { return false, p.nameAll(ctx, nil) }
+func (p *prune) readAgain(ctx context.Context) (bool, error) {
+	if err := p.readMoves(ctx); err != nil {
+		return false, err
+	}
+	if err := p.nameAll(ctx, nil); err != nil {
+		return false, err
+	}
+	p.nameMovedSince()
+	p.stillOver()
+	return false, nil
+}
 
 // nameAll reads the manifests that were not read yet and are not in
 // without, and takes the packs that they name out of the set. A manifest
 // that does not open is an error: nobody knows which packs it names.
-func (p *prune) nameAll(ctx context.Context, without map[string]bool) error {
+func (p *prune) nameAll(ctx context.Context, without map[string]bool) (err error) {
 	refs, err := p.v.Backups(ctx, "")
 	if err != nil {
 		return err
 	}
 	p.report.Backups = len(refs)
+	if p.known == nil {
+		p.nameCached(slices.DeleteFunc(slices.Clone(refs), func(r BackupRef) bool { return without[fullName(r)] }))
+		defer func() {
+			p.cache.end(err == nil)
+			p.cache = nil
+		}()
+	}
 	there := make(map[string]bool, len(refs))
 	var unread []BackupRef
 	for _, ref := range refs {
@@ -209,10 +241,9 @@ func (p *prune) nameAll(ctx context.Context, without map[string]bool) error {
 	}
 	err = p.v.eachManifest(ctx, unread, func(ref BackupRef, m *Manifest) {
 		p.read[fullName(ref)] = true
+		p.cache.manifest(fullName(ref), ref.Size, p.known, m.Packs)
 		for _, pack := range m.Packs {
-			if i, ok := p.packs.find(pack.ID); ok {
-				p.packs.drop(i)
-			} else if len(p.unlisted) < maxUnlisted {
+			if !p.name(pack.ID) && len(p.unlisted) < maxUnlisted {
 				if p.unlisted == nil {
 					p.unlisted = map[PackID]bool{}
 				}
@@ -239,6 +270,11 @@ func (p *prune) count(ctx context.Context) error {
 	r.Packs, r.Bytes = len(p.packs.ids), 0
 	for _, n := range p.packs.sizes {
 		r.Bytes += int64(n)
+	}
+	for id := range p.moves.named {
+		if p.lost(id, 0) {
+			r.Unlisted = append(r.Unlisted, p.v.packKey(id))
+		}
 	}
 	for id := range p.unlisted {
 		_, err := p.v.st.Stat(ctx, p.v.packKey(id))

@@ -8,9 +8,9 @@ import (
 // Retention returns how long the store locks an object of that key (WORM) when the
 // store's URL asks for locks of that length; 0 is not at all. It is for obs.Options.
 //
-// Packs and manifests are locked: with them and the header a vault can be read.
-// The index can be rebuilt from the packs, and segments of it are merged and
-// deleted; the header stays deletable, since deleting it destroys the vault.
+// Packs, relocations of packs and manifests are locked: with them and the header a
+// vault can be read. The index can be rebuilt from the packs, and segments of it are
+// merged and deleted; the header stays deletable, since deleting it destroys the vault.
 //
 // A manifest is locked as long as asked. Each pack that it names has to be
 // locked at least as long, and a pack is put before the manifest, and used
@@ -18,7 +18,7 @@ import (
 func Retention(key string, asked time.Duration) time.Duration {
 	_, rest, _ := strings.Cut(key, "/")
 	switch {
-	case strings.HasPrefix(rest, "packs/"):
+	case strings.HasPrefix(rest, "packs/"), strings.HasPrefix(rest, "moved/"):
 		return packRetention(asked)
 	case strings.HasPrefix(rest, "backups/"):
 		return asked

@@ -130,7 +130,30 @@ func (v *Vault) openSession(id string, object []byte) (b sessionBody, err error)
 
 // Sessions returns the sessions of the vault, by host and instance, damaged ones too.
 func (v *Vault) Sessions(ctx context.Context) ([]SessionInfo, error) {
-	all, err := v.openSessions(ctx, "", sessionPattern.MatchString)
+	return v.sessionsSeen(ctx, new(seenSessions))
+}
+
+// seenSessions are the sessions that one process has read, by their names. A session is written
+// once, so it need not be read again. It is for one goroutine.
+type seenSessions struct{ of map[string]SessionInfo }
+
+// sessionsSeen is Sessions, and reads only sessions that are not in seen.
+func (v *Vault) sessionsSeen(ctx context.Context, seen *seenSessions) ([]SessionInfo, error) {
+	var before []SessionInfo
+	all, err := v.openSessions(ctx, "", func(id string) bool {
+		if s, has := seen.of[id]; has {
+			before = append(before, s)
+			return false
+		}
+		return sessionPattern.MatchString(id)
+	})
+	all = append(all, before...)
+	seen.of = map[string]SessionInfo{}
+	for _, s := range all {
+		if s.Damaged == "" {
+			seen.of[s.ID] = s
+		}
+	}
 	slices.SortFunc(all, func(a, b SessionInfo) int {
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.ID, b.ID))
 	})
@@ -192,11 +215,12 @@ func (v *Vault) openSessions(ctx context.Context, prefix string, wanted func(id 
 	infos = slices.DeleteFunc(infos, func(info obs.Info) bool {
 		id := v.sessionOf(info)
 		put[id] = info.Modified
-		if wanted(id) && info.Size > maxSession {
+		want := wanted(id)
+		if want && info.Size > maxSession {
 			bad(id, &CorruptError{Object: info.Key, Reason: fmt.Sprintf("has %d bytes, more than the %d of its kind", info.Size, maxSession)})
 			return true
 		}
-		return !wanted(id)
+		return !want
 	})
 	err = v.readListed(ctx, v.sessionsPrefix(), infos, func(id string, object []byte) error {
 		b, err := v.openSession(id, object)
@@ -254,8 +278,8 @@ func (v *Vault) sweepSessions(ctx context.Context) error {
 // of the store's clock, and tells warn of each damaged session. A session of a later version stays,
 // and so does a session of a collector, since its process may only be paused before its deletes and
 // a copy would begin beside it.
-func (v *Vault) removeDamaged(ctx context.Context, now time.Time, warn func(error)) error {
-	all, err := v.Sessions(ctx)
+func (v *Vault) removeDamaged(ctx context.Context, now time.Time, seen *seenSessions, warn func(error)) error {
+	all, err := v.sessionsSeen(ctx, seen)
 	if err != nil {
 		return err
 	}

@@ -53,10 +53,11 @@ const (
 
 // stats is a count under way.
 type stats struct {
-	packs     *packSet // in the set: packs that a backup names which is not forgotten
-	owner     []int32  // of each pack: the place of an instance, or one of owner…
-	mine      []bool   // packs that backups of the instance at hand name
-	named     []int    // the places of these packs
+	packs     *packSet              // in the set: packs that a backup names which is not forgotten
+	owner     []int32               // of each pack: the place of an instance, or one of owner…
+	mine      []bool                // packs that backups of the instance at hand name
+	named     []int                 // the places of these packs
+	moves     map[PackID][][]PackID // of moved packs, the packs into which their chunks were moved
 	forgotten map[string]Forgotten
 	since     time.Time
 	missing   map[PackID]bool
@@ -81,6 +82,9 @@ func (v *Vault) Stats(ctx context.Context, since time.Time) (*Stats, error) {
 	}
 	c := &stats{forgotten: marks, since: since, missing: map[PackID]bool{}, out: &Stats{Instances: []InstanceStats{}, DamagedMarks: damaged}}
 	if c.packs, err = v.listPackSet(ctx); err != nil {
+		return nil, err
+	}
+	if c.moves, err = v.movedPacks(ctx); err != nil { // after the packs: a moved pack is in one of both
 		return nil, err
 	}
 	clear(c.packs.in)
@@ -137,11 +141,23 @@ func (c *stats) add(in *InstanceStats, m *Manifest) {
 		c.out.Grown += m.NewBytes
 	}
 	for _, p := range m.Packs {
-		i, ok := c.packs.find(p.ID)
-		if !ok {
-			c.missing[p.ID] = true
-			continue
-		}
+		c.name(p.ID, forgotten)
+	}
+}
+
+// name counts a pack that a backup of the instance at hand names, and the packs into which its
+// chunks were moved.
+func (c *stats) name(id PackID, forgotten bool) {
+	if !c.count(id, forgotten, 0) {
+		c.missing[id] = true
+	}
+}
+
+// count is name for a pack behind that many relocations. It tells whether the list has the pack, or
+// all packs of one of its relocations.
+func (c *stats) count(id PackID, forgotten bool, moves int) (there bool) {
+	i, there := c.packs.find(id)
+	if there {
 		if !forgotten {
 			c.packs.put(i)
 		}
@@ -150,6 +166,17 @@ func (c *stats) add(in *InstanceStats, m *Manifest) {
 			c.named = append(c.named, i)
 		}
 	}
+	if moves == maxMoves {
+		return there
+	}
+	for _, to := range c.moves[id] {
+		whole := true
+		for _, next := range to {
+			whole = c.count(next, forgotten, moves+1) && whole
+		}
+		there = there || whole
+	}
+	return there
 }
 
 // sum adds the packs of all owners up.

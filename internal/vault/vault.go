@@ -79,8 +79,9 @@ type Vault struct {
 	headers [32]byte // of the MAC of headers
 	ledger  *ledger
 	header  *atomic.Pointer[headerRef] // that was last seen to be this vault's
-	// claiming is shared by all copies of the struct.
+	// claiming and moves are shared by all copies of the struct.
 	claiming *claimTurns
+	moves    *movedCache // of one store
 }
 
 // Info describes a vault.
@@ -186,7 +187,7 @@ func newVault(st obs.Store, at headerRef, h header, s secret) *Vault {
 		st: st, params: h.Params, headers: headerKey(s.Key),
 		content: derive(s.Key, "content"), meta: derive(s.Key, "meta"),
 		name: derive(s.Key, "chunk names"), page: derive(s.Key, "page names"), cut: derive(s.Key, "cut points"),
-		info: infoOf(st, h, s), ledger: newLedger(), header: new(atomic.Pointer[headerRef]), claiming: newClaimTurns(),
+		info: infoOf(st, h, s), ledger: newLedger(), header: new(atomic.Pointer[headerRef]), claiming: newClaimTurns(), moves: newMovedCache(),
 	}
 	v.header.Store(&at)
 	return v

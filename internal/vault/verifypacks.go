@@ -61,7 +61,7 @@ func (c *check) checkPacks(ctx context.Context) error {
 
 // checkPack looks at one pack.
 func (c *check) checkPack(ctx context.Context, use packUse, refs []chunkRef, whole bool) error {
-	n, chunks, err := c.pack(ctx, use, refs, whole)
+	n, chunks, err := c.pack(ctx, use, refs, whole, 0)
 	c.tell(func(p *VerifyProgress) {
 		p.PacksDone++
 		p.BytesRead += uint64(n)
@@ -81,7 +81,9 @@ func (c *check) checkPack(ctx context.Context, use packUse, refs []chunkRef, who
 	return nil
 }
 
-func (c *check) pack(ctx context.Context, use packUse, refs []chunkRef, whole bool) (read int64, chunks uint64, err error) {
+// pack looks at a pack, or where a prune has moved its chunks, at the
+// packs into which it did; moves counts these moves.
+func (c *check) pack(ctx context.Context, use packUse, refs []chunkRef, whole bool, moves int) (read int64, chunks uint64, err error) {
 	key := c.v.packKey(use.id)
 	bad := func(format string, args ...any) (int64, uint64, error) {
 		return 0, 0, &CorruptError{Object: key, Reason: fmt.Sprintf(format, args...)}
@@ -89,7 +91,7 @@ func (c *check) pack(ctx context.Context, use packUse, refs []chunkRef, whole bo
 	info, err := c.v.st.Stat(ctx, key)
 	switch {
 	case errors.Is(err, obs.ErrNotFound):
-		return bad("is missing from the store")
+		return c.moved(ctx, use, refs, whole, moves)
 	case err != nil:
 		return 0, 0, err
 	case info.Cold:
@@ -126,6 +128,45 @@ func (c *check) pack(ctx context.Context, use packUse, refs []chunkRef, whole bo
 	}
 	chunks, err = c.v.verifyRows(ctx, use.id, rows)
 	return info.Size, chunks, err
+}
+
+// moved looks at the packs into which the chunks of a pack were moved. Of several relocations one
+// has to have all chunks that recipes name.
+func (c *check) moved(ctx context.Context, use packUse, refs []chunkRef, whole bool, moves int) (read int64, chunks uint64, err error) {
+	missing := &CorruptError{Object: c.v.packKey(use.id), Reason: "is missing from the store"}
+	all, err := c.v.relocationsOf(ctx, use.id)
+	if err != nil {
+		return 0, 0, err
+	}
+	var failed error = missing
+	for _, r := range all {
+		if moves == maxMoves || r.Size != use.size {
+			failed = &CorruptError{Object: c.v.movedPrefix() + r.name, Reason: "does not fit the pack"}
+			continue
+		}
+		to := make([][]chunkRef, len(r.Packs))
+		failed = nil
+		for _, ref := range refs {
+			i := r.from(ref.off)
+			if i == r.rows() || r.row(i).off != ref.off || r.row(i).sealed != ref.size {
+				failed = &CorruptError{Object: missing.Object, Reason: fmt.Sprintf("is missing from the store, and its relocation lacks the chunk at byte %d", ref.off)}
+				break
+			}
+			to[r.number(i)] = append(to[r.number(i)], chunkRef{off: r.row(i).to, size: ref.size, raw: ref.raw})
+		}
+		for i := 0; i < len(to) && failed == nil; i++ {
+			next := packUse{id: r.Packs[i].ID, size: r.Packs[i].Size, until: use.until, by: use.by}
+			n, more, err := c.pack(ctx, next, to[i], whole, moves+1)
+			read, chunks, failed = read+n, chunks+more, err
+		}
+		if failed == nil || !unusable(failed) {
+			break
+		}
+	}
+	if bad, ok := errors.AsType[*CorruptError](failed); ok && bad.Object != missing.Object {
+		failed = &CorruptError{Object: missing.Object, Reason: fmt.Sprintf("its chunks were moved, and object %s %s", bad.Object, bad.Reason)}
+	}
+	return read, chunks, failed
 }
 
 // unlocked files a pack whose lock ends before the lock of a backup that needs it.
