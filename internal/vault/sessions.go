@@ -179,6 +179,11 @@ func (v *Vault) openSessions(ctx context.Context, prefix string, wanted func(id 
 	if err != nil {
 		return nil, err
 	}
+	return v.openListed(ctx, infos, wanted)
+}
+
+// openListed is openSessions for sessions that are listed already.
+func (v *Vault) openListed(ctx context.Context, infos []obs.Info, wanted func(id string) bool) (all []SessionInfo, err error) {
 	put := map[string]time.Time{}
 	bad := func(id string, err error) {
 		kind := "damaged"
