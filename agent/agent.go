@@ -24,6 +24,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
+	"holdfast/agent/janitor"
 	"holdfast/agent/job"
 	"holdfast/agent/metrics"
 	"holdfast/agent/report"
@@ -105,6 +106,8 @@ type Agent struct {
 	recalled  recalled
 	patience  patience
 	auth      api.Authenticator
+	janitor   *janitor.Janitor
+	pruning   *metrics.Pruning
 	listeners listeners
 	audit     *auditor
 
@@ -238,6 +241,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		return len(left)
 	})
 	a.metrics.Kept(a.keptFigures)
+	if err := a.without(PrunesFile, a.openJanitor()); err != nil {
+		return nil, err
+	}
 	if err := a.without("report", a.openReports(opened)); err != nil {
 		return nil, err
 	}
@@ -391,6 +397,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(a.again(ctx, "try the journal", func() error { a.probe(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the disks", func() error { a.watchDisks(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the volumes", func() error { a.watchVolumes(ctx); return nil }))
+	group.Go(a.again(ctx, "prune vaults", func() error { return a.prune(ctx, serve) }))
 	group.Go(a.again(ctx, "keep the claims", func() error { a.keepClaims(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.settle(ctx); return nil }))
 	group.Go(a.again(ctx, "look whether forks are decided", func() error { a.watchForks(ctx); return nil }))

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"holdfast/agent/api"
+	"holdfast/agent/janitor"
 	"holdfast/agent/job"
 )
 
@@ -43,6 +44,9 @@ func (s *service) batch(c api.Caller, ids []string) ([]*instance, error) {
 // Cancel implements api.Service. A task of which no job can
 // be cancelled is refused, with the reason of each job.
 func (s *service) Cancel(_ context.Context, c api.Caller, id string) error {
+	if janitor.IsRun(id) {
+		return s.cancelPrune(c, id)
+	}
 	jobs, err := s.taskJobs(c, id)
 	if err != nil {
 		return err

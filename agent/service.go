@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/agent/api"
+	"holdfast/agent/janitor"
 	"holdfast/agent/job"
 	"holdfast/internal/contain"
 )
@@ -124,6 +125,9 @@ func (s *service) taskJobs(c api.Caller, id string) ([]*job.Job, error) {
 
 // Task implements api.Service.
 func (s *service) Task(_ context.Context, c api.Caller, id string) (api.TaskStatus, error) {
+	if janitor.IsRun(id) {
+		return s.pruneTask(c, id)
+	}
 	jobs, err := s.taskJobs(c, id)
 	if err != nil {
 		return api.TaskStatus{}, err

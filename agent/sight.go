@@ -62,7 +62,7 @@ func (a *Agent) sighted() ([]sighting, metrics.Sight, error) {
 	if err != nil {
 		return nil, now, err
 	}
-	all := slices.Concat(a.watched.now(), a.sightOfParts(), a.sightOfUnknown(), a.sightOfClaims())
+	all := slices.Concat(a.watched.now(), a.sightOfParts(), a.sightOfUnknown(), a.sightOfClaims(), a.sightOfVaults())
 	for _, j := range jobs {
 		all = append(all, a.sightOfJob(j, &now)...)
 	}

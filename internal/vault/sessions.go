@@ -367,3 +367,6 @@ func (v *Vault) forgetDamagedGoing(ctx context.Context, id string) error {
 	}
 	return nil
 }
+
+// Describe says for people whose session it is, and how an operator removes a damaged one.
+func (s *SessionInfo) Describe() string { return describeSession(*s) }
