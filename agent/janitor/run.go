@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"holdfast/internal/contain"
@@ -272,7 +273,7 @@ func (j *Janitor) work(ctx context.Context, r *Run, q Run) error {
 		},
 		Progress: func(p vault.PruneReport) {
 			j.see(r, func(r *Run) {
-				if r.Step != p.Step {
+				if !strings.HasPrefix(p.Step, "waits") && !strings.HasPrefix(p.Step, "lists the sessions") {
 					r.Report.Waits = nil
 				}
 				r.Step, r.Report.Prune = p.Step, p
