@@ -16,6 +16,7 @@ import (
 
 	"holdfast/internal/contain"
 	"holdfast/internal/durable"
+	"holdfast/internal/obs"
 	"holdfast/internal/vault"
 )
 
@@ -45,8 +46,9 @@ const (
 	// keepNames is how many names of looks are kept for each vault. A look of an own life whose
 	// number is smaller by as much was deleted once, and the store brought it back.
 	keepNames = 16
-	// keepLives is how many of its lives a folder remembers.
-	keepLives = 256
+	// keepLives is how many of its lives a folder remembers: where the looks of this host can't be
+	// deleted, the looks of a forgotten life would be taken for looks of a copy.
+	keepLives = 4096
 )
 
 // life is one life of an agent with this state folder.
@@ -84,10 +86,15 @@ type looks struct {
 	life   string // of this agent
 	parent string // the life of this folder before
 	s      lookState
+	mine   map[string]bool // names of looks that were read and are of this folder
+	stays  map[string]bool // vaults, by id, in which a look of this life stays, as none can be deleted
 }
 
 func newLooks(a *Agent, path string) *looks {
-	return &looks{a: a, path: path, life: randomID(), s: lookState{Identity: a.identity.ID, Names: map[string][]string{}}}
+	return &looks{
+		a: a, path: path, life: randomID(), s: lookState{Identity: a.identity.ID, Names: map[string][]string{}},
+		mine: map[string]bool{}, stays: map[string]bool{},
+	}
 }
 
 func randomID() string {
@@ -156,8 +163,11 @@ func (l *looks) judge(id string, found []vault.Look) (own []string, err error) {
 	accepts := l.s.Taken && !slices.Contains(l.s.Seen, id)
 	for _, f := range found {
 		switch {
-		case slices.Contains(l.s.Names[id], f.Name), l.broughtBack(f):
+		case slices.Contains(l.s.Names[id], f.Name), l.mine[f.Name], l.broughtBack(f):
 			own = append(own, f.Name)
+			if f.Life != "" { // it was read
+				l.mine[f.Name] = true
+			}
 		case slices.Contains(l.s.Copies, f.Life):
 		case f.Parent == l.life, accepts:
 			l.s.Copies = append(l.s.Copies, f.Life)
@@ -173,18 +183,51 @@ func (l *looks) judge(id string, found []vault.Look) (own []string, err error) {
 	return own, nil
 }
 
-// broughtBack tells whether a look is one of this folder's that is too old to be among
-// the names: the store brought it back. The caller holds mu.
+// broughtBack tells whether a look is one of this folder's that is too old to be among the names:
+// the store brought it back, or it could not be deleted. Of a life that has ended, all looks that
+// the life put count. The caller holds mu.
 func (l *looks) broughtBack(f vault.Look) bool {
 	i := slices.IndexFunc(l.s.Lives, func(of life) bool { return of.ID == f.Life })
-	return i >= 0 && f.Count+keepNames <= l.s.Lives[i].Count
+	if i < 0 {
+		return false
+	}
+	over := i < len(l.s.Lives)-1 && f.Count <= l.s.Lives[i].Count
+	return over || f.Count+keepNames <= l.s.Lives[i].Count
 }
 
 // known tells whether the name is of a look that this folder put.
 func (l *looks) known(id, name string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Contains(l.s.Names[id], name)
+	return l.mine[name] || slices.Contains(l.s.Names[id], name)
+}
+
+// copies counts the copies of this host that were found.
+func (l *looks) copies() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.s.Copies)
+}
+
+// stayed tells whether a look of this life stays in the vault, because the store lets this host
+// delete none.
+func (l *looks) stayed(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stays[id]
+}
+
+// tidy removes earlier looks of this host. That the store lets this host delete none is no fault.
+func (l *looks) tidy(ctx context.Context, v *vault.Vault, own []string) error {
+	err := v.DeleteLooks(ctx, own...)
+	refused := errors.Is(err, obs.ErrAccess)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stays[v.Info().ID] = refused
+	if refused {
+		return nil
+	}
+	return err
 }
 
 // see lists the looks in a vault, and makes the agent stand still for one of another copy.
@@ -211,7 +254,16 @@ var errNotLeft = errors.New("this host could not leave a look in a vault, by whi
 
 // look sees whether a copy has used the vault, and puts a look of its own. What keeps
 // it from putting one is logged, since restores need no more of the store than to be read.
+//
+// Where looks can't be deleted, one look of a life stays, and is enough: a copy that begins later
+// does not know it, or puts a look itself, at which this host puts another one.
 func (l *looks) look(ctx context.Context, v *vault.Vault) error {
+	if l.stayed(v.Info().ID) {
+		before := l.copies()
+		if _, err := l.see(ctx, v); err != nil || l.copies() == before {
+			return err
+		}
+	}
 	err := l.leave(ctx, v)
 	if !errors.Is(err, errNotLeft) {
 		return err
@@ -236,7 +288,7 @@ func (l *looks) leave(ctx context.Context, v *vault.Vault) error {
 	}
 	left := err == nil
 	if left {
-		err = errors.Join(l.saw(id), v.DeleteLooks(ctx, own...))
+		err = errors.Join(l.saw(id), l.tidy(ctx, v, own))
 	}
 	if still := l.a.standing.allowed(); still != nil {
 		return still

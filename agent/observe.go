@@ -56,6 +56,7 @@ type watcher struct {
 	reports reporting
 	lines   map[string]failure // reports that are not delivered, by instance
 	faults  map[string]failure // of parts of the agent, by the name of the trouble
+	appends bool               // the store refused a delete to this host
 	brake   string             // why rounds of pre-copy are slowed down; "" when they are not
 }
 
@@ -75,6 +76,10 @@ func (w *watcher) stored(op string, err error) {
 	name := troubleStore + "/writes"
 	if op == "read" || op == "stat" || op == "list" {
 		name = troubleStore + "/reads"
+	}
+	if op == "delete" && errors.Is(err, obs.ErrAccess) {
+		w.mayNotDelete(err) // credentials that only append are no fault of the store
+		return
 	}
 	switch {
 	case err == nil, errors.Is(err, obs.ErrNotFound), errors.Is(err, obs.ErrExists):

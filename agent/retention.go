@@ -439,3 +439,15 @@ func (s *service) cancelPrune(c api.Caller, id string) error {
 	}
 	return err
 }
+
+// mayNotDelete is told of each delete that the store refused to this host. It is told once in a
+// life: hosts whose credentials only append are in order, and a prune says so by a state.
+func (w *watcher) mayNotDelete(err error) {
+	w.mu.Lock()
+	before := w.appends
+	w.appends = true
+	w.mu.Unlock()
+	if !before {
+		w.log.Warn("the store refuses a delete to this host; where its credentials are to append only, another host has to prune the vaults (retention.run)", keyReason, err.Error())
+	}
+}

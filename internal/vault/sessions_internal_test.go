@@ -267,3 +267,26 @@ func TestLeftSessionsCostNothing(t *testing.T) {
 	}
 	p.must(s.End(t.Context()))
 }
+
+// TestClaimsThatCannotBeRemoved: with credentials that only append a host keeps its claim by the
+// newest object, and no pass over the claims fails for the older ones.
+func TestClaimsThatCannotBeRemoved(t *testing.T) {
+	p := newScene(t)
+	_, err := p.paused.Claim(t.Context(), ClaimOptions{Instance: "i", Host: "a", Identity: "a", Job: "j"})
+	p.must(err)
+	p.st.before = func(op, _ string) error {
+		if op == "delete" {
+			return obs.ErrAccess
+		}
+		return nil
+	}
+	for _, keep := range []bool{true, true, false} {
+		kept, lost, err := p.paused.KeepClaims(t.Context(), KeepOptions{Host: "a", Identity: "a", Keeps: func(Claim) bool { return keep }})
+		if err != nil || len(lost) != 0 || len(kept) == 1 != keep {
+			t.Errorf("%d kept, %d lost, %v", len(kept), len(lost), err)
+		}
+		if all, err := p.v.Claims(t.Context(), "i"); err != nil || len(all) != 1 || all[0].Host != "a" {
+			t.Errorf("claims: %+v, %v", all, err)
+		}
+	}
+}
