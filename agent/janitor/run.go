@@ -9,7 +9,6 @@ import (
 
 	"holdfast/internal/contain"
 	"holdfast/internal/expire"
-	"holdfast/internal/obs"
 	"holdfast/internal/vault"
 )
 
@@ -195,7 +194,7 @@ func problemOf(err error) Problem {
 		return ProblemNone
 	case errors.As(err, &share):
 		return ProblemShare
-	case errors.Is(err, vault.ErrMayNotDelete), errors.Is(err, obs.ErrAccess):
+	case errors.Is(err, vault.ErrMayNotDelete):
 		return ProblemDelete
 	case errors.Is(err, vault.ErrClock):
 		return ProblemClock
