@@ -3,8 +3,10 @@ package janitor
 import (
 	"context"
 	"iter"
+	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/obs"
@@ -28,7 +30,7 @@ const pressedPoll = time.Second
 // Paced returns the store of one run, whose requests keep to the pace until ctx ends. After that,
 // the few requests that end the run are sent at once. Bulk requests alone wait while the host is
 // pressed: a run that gives up has little time to take its announcements back. Close is not passed
-// on.
+// on, since others use the store.
 func Paced(ctx context.Context, st obs.Store, p Pace) obs.Store {
 	return &paced{Store: st, pace: p, over: ctx.Done()}
 }
@@ -37,6 +39,8 @@ type paced struct {
 	obs.Store
 	pace Pace
 	over <-chan struct{}
+	// closed says that Close was called.
+	closed atomic.Bool
 
 	mu    sync.Mutex
 	next  time.Time // of the next request
@@ -50,6 +54,9 @@ func bulk(key string) bool {
 
 // wait waits for the turn of a request on an object, or on objects that begin with key.
 func (p *paced) wait(ctx context.Context, key string) error {
+	if p.closed.Load() {
+		return os.ErrClosed
+	}
 	for bulk(key) && p.pressed() {
 		if err := p.sleep(ctx, pressedPoll); err != nil || p.ended() {
 			return err
@@ -176,5 +183,8 @@ func (p *paced) Delete(ctx context.Context, keys ...string) error {
 	return p.Store.Delete(ctx, keys...)
 }
 
-// Close does nothing: others use the store.
-func (p *paced) Close() error { return nil }
+// Close implements obs.Store.
+func (p *paced) Close() error {
+	p.closed.Store(true)
+	return nil
+}

@@ -52,7 +52,7 @@ func TestElected(t *testing.T) {
 		w := newWorld(t)
 		var hosts []*host
 		for _, name := range []string{"a", "b", "c", "d"} {
-			h := w.host(name, func(o *janitor.Options) { o.Mode = janitor.ModeElected })
+			h := w.host(name, func(o *janitor.Options) { o.Mode, o.Every = janitor.ModeElected, 2*day })
 			h.lives()
 			hosts = append(hosts, h)
 		}
@@ -63,8 +63,8 @@ func TestElected(t *testing.T) {
 			return n
 		}
 		by, before := map[string]bool{}, w.lastRun().ID
-		for range 70 * 4 {
-			time.Sleep(6 * time.Hour)
+		for range 20 * 8 {
+			time.Sleep(3 * time.Hour)
 			if last := w.lastRun(); last.ID != before {
 				before = last.ID
 				by[last.Host] = true
@@ -78,9 +78,9 @@ func TestElected(t *testing.T) {
 			h.stopped()
 		}
 		n := prunes()
-		time.Sleep(30 * day)
+		time.Sleep(9 * day)
 		if more := prunes() - n; more < 3 || more > 5 {
-			t.Errorf("%d prunes in 30 days by the last host", more)
+			t.Errorf("%d prunes in 9 days by the last host", more)
 		}
 		hosts[0].stopped()
 	})

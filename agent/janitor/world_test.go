@@ -243,7 +243,7 @@ func (h *host) lives() {
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(5 * time.Minute):
+			case <-time.After(20 * time.Minute):
 			}
 		}
 	}()

@@ -2,6 +2,7 @@ package expire_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,14 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func ids(refs []vault.BackupRef) string {
+	var all []string
+	for _, r := range refs {
+		all = append(all, r.Instance+"/"+r.ID)
+	}
+	return strings.Join(all, " ")
 }
 
 // TestPlan: the rules of each instance count, a backup that the vault or the caller needs stays with
@@ -62,15 +71,15 @@ func TestPlan(t *testing.T) {
 		},
 		Wanted: func(instance string) bool { return instance != "c" },
 		Needs: func(ref vault.BackupRef) string {
-			if ref == refs[1] {
+			if ref.ID == refs[1].ID {
 				return "this host has it"
 			}
 			return ""
 		},
 		MaxShare: 20,
 	}, time.Now())
-	if plan.Backups != 11 || fmt.Sprint(plan.Forget) != fmt.Sprint(refs[2:4]) || len(plan.Verdicts["c"]) != 0 || len(plan.Odd()) != 0 {
-		t.Errorf("of %d backups the plan forgets %v, want %v", plan.Backups, plan.Forget, refs[2:4])
+	if plan.Backups != 11 || ids(plan.Forget) != ids(refs[2:4]) || len(plan.Verdicts["c"]) != 0 || len(plan.Odd()) != 0 {
+		t.Errorf("of %d backups the plan forgets %s, want %s", plan.Backups, ids(plan.Forget), ids(refs[2:4]))
 	}
 	for n, want := range []string{"[held: court]", "[this host has it]", "[]", "[]", "[last]", "[newest last]"} {
 		if got := fmt.Sprint(plan.Verdicts["a"][n].Why); got != want {

@@ -54,9 +54,9 @@ func TestRecordsOfPrunes(t *testing.T) {
 	})
 }
 
-// TestTurns: of the hosts that were seen lately each has another rank, the turn goes around from
+// TestTurnsOfHosts: of the hosts that were seen lately each has another rank, the turn goes around from
 // run to run, and a host that is gone has none.
-func TestTurns(t *testing.T) {
+func TestTurnsOfHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newScene(t)
 		hosts := []string{"a", "b", "c", "d"}
