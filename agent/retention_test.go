@@ -196,8 +196,11 @@ func TestPruneTakesNothingThatIsNeeded(t *testing.T) {
 	must(t, err)
 	h.restored("phone-1")
 	run := h.pruned(h.prune("p1", ""))
-	if run.State != "done" || run.BroughtBack != 1 || run.Needed != 1 || run.DeletedBackups != 0 {
+	if run.State != "done" || run.BroughtBack != 1 || run.DeletedBackups != 0 {
 		t.Errorf("after a prepare of a forgotten backup: %+v", run)
+	}
+	if run := h.pruned(h.prune("p2", "")); run.Needed != 1 || run.Forget != 0 || run.DeletedBackups != 0 {
+		t.Errorf("the run after it: %+v", run)
 	}
 	dest := h.in("restored")
 	h.restore("acme", "phone-1", first, dest)
