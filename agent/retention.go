@@ -63,8 +63,9 @@ type janitorHost struct{ a *Agent }
 
 var _ janitor.Host = janitorHost{}
 
-// Open implements janitor.Host. The vault of a run has a handle of its own, so that its requests
-// keep to their own pace; the vault of the jobs is opened first, as it looks for copies of this host.
+// Open implements janitor.Host. The vault of a run has a handle of
+// its own, so that its requests keep to their own pace; the vault of
+// the jobs is opened first, as it looks for copies of this host.
 func (h janitorHost) Open(ctx context.Context, tenant string) (*vault.Vault, func(), error) {
 	within, cancel := context.WithTimeout(ctx, vaultOpening)
 	defer cancel()

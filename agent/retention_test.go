@@ -79,9 +79,9 @@ func (h *host) packs() int {
 	return len(found)
 }
 
-// TestVaultShrinks: on the command of the control plane the agent forgets by its rules, and after
-// the grace a prune deletes the backups and their packs, beside a backup that another host has under
-// way. The rest restores exactly. The command is idempotent, also over a restart.
+// TestVaultShrinks: on the command of the control plane the agent forgets by its rules, and
+// after the grace a prune deletes the backups and their packs, beside a backup that another host
+// has under way. The rest restores exactly. The command is idempotent, also over a restart.
 func TestVaultShrinks(t *testing.T) {
 	h := newHost(t)
 	h.cfg += "release: control-plane\naudit: {file: " + h.in("audit.log") + "}\nretention: {rules: [{keep_last: 1}], max_share: 100, max_garbage: 0}\n"

@@ -31,8 +31,8 @@ func (f *fake) Vaults(_ context.Context, _ api.Caller, tenant string) ([]api.Vau
 	return []api.VaultInfo{{Tenant: "t1", Run: "elected", LastPrune: at, LastHost: "host-2", Runs: []api.PruneRun{run}}, {Tenant: "t2", Run: "command"}}, f.note("vaults", tenant)
 }
 
-// TestVaults holds the calls about vaults through real HTTP: the allowed bodies, repeated commands,
-// and that a reader commands nothing.
+// TestVaults holds the calls about vaults through real HTTP: the allowed
+// bodies, repeated commands, and that a reader commands nothing.
 func TestVaults(t *testing.T) {
 	ops, read := hdr("x-request-id", "r1", "x-auth-token", "ops"), hdr("x-request-id", "r1", "x-auth-token", "t3-read")
 	const list, prune = "/v1/agent/vaults", "/v1/agent/vaults/t1/prune"

@@ -14,10 +14,11 @@ const (
 	DefaultRetentionEvery Span = 7 * 24 * Span(time.Hour)
 	// DefaultRetentionGrace lets people miss a backup during a week, and bring it back.
 	DefaultRetentionGrace Span = 7 * 24 * Span(time.Hour)
-	// DefaultRetentionMaxShare stops rules that were written wrong: rules that run each week forget
-	// a small share of the backups.
+	// DefaultRetentionMaxShare stops rules that were written wrong:
+	// rules that run each week forget a small share of the backups.
 	DefaultRetentionMaxShare = 50
-	// DefaultRetentionMaxGarbage is where deleting packs begins to pay for the lists that it takes.
+	// DefaultRetentionMaxGarbage is where deleting packs
+	// begins to pay for the lists that it takes.
 	DefaultRetentionMaxGarbage = 5
 	// DefaultRetentionWait outlasts most backups, for which a prune waits.
 	DefaultRetentionWait = 2 * time.Hour

@@ -24,7 +24,8 @@ func (j *Janitor) session() vault.SessionOptions {
 	return vault.SessionOptions{Host: j.o.Host, Identity: j.o.Identity}
 }
 
-// forget marks the backups that no rule keeps, and brings back the marked backups that a host needs.
+// forget marks the backups that no rule keeps, and
+// brings back the marked backups that a host needs.
 func (j *Janitor) forget(ctx context.Context, v *vault.Vault, r *Run, q Run) error {
 	if !q.DryRun {
 		// Times decide, so a host whose clock is wrong forgets nothing.

@@ -2,12 +2,12 @@
 // of retention keeps, and prunes. It works when the control plane or an operator commands it, when
 // it is the turn of its host, or as the one janitor of all hosts.
 //
-// Package agent makes a Janitor, fulfils Host, and calls Run. Run has one goroutine for one run at a
-// time, and one more that looks whether the run has to end. Runs are written to a file before they
-// are answered, begun and told, so a crash loses none: a run that was at work begins again, and
-// finds the marks and the fewer objects that it left. Safety rests on internal/vault alone: two
-// hosts that prune one vault at once, or a host that prunes in the turn of another one, only work
-// twice.
+// Package agent makes a Janitor, fulfils Host, and calls Run. Run has one goroutine for
+// one run at a time, and one more that looks whether the run has to end. Runs are
+// written to a file before they are answered, begun and told, so a crash loses none: a
+// run that was at work begins again, and finds the marks and the fewer objects that it
+// left. Safety rests on internal/vault alone: two hosts that prune one vault at once,
+// or a host that prunes in the turn of another one, only work twice.
 package janitor
 
 import (
@@ -48,7 +48,8 @@ const (
 	lookAtMost = time.Hour
 	// retryFirst is the time after a scheduled run that failed, and doubles up to retryMost.
 	retryFirst, retryMost = time.Hour, 24 * time.Hour
-	// seenLately is within which time a host has to have left a look in the vault to take its turn.
+	// seenLately is within which time a host has to
+	// have left a look in the vault to take its turn.
 	seenLately = time.Hour
 	// stepMost and stepLeast bound the time after which the next host takes the turn of a host.
 	stepLeast, stepMost = 10 * time.Minute, 6 * time.Hour
@@ -234,8 +235,8 @@ type Janitor struct {
 	last    map[string]vault.RunRecord
 }
 
-// New reads the runs of earlier lives. A file that can't be read is set aside, and aside tells why:
-// then only the history and commands that were not begun are lost.
+// New reads the runs of earlier lives. A file that can't be read is set aside, and
+// aside tells why: then only the history and commands that were not begun are lost.
 func New(host Host, o Options) (j *Janitor, aside error, err error) { //nolint:revive // aside is no failure of New
 	j = &Janitor{host: host, o: o, wake: make(chan struct{}, 1), tenants: map[string]*due{}, last: map[string]vault.RunRecord{}}
 	j.runs, aside, err = readRuns(o.File)

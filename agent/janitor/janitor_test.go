@@ -14,8 +14,8 @@ import (
 	"holdfast/internal/vault"
 )
 
-// TestRun: a run forgets the backups that no rule keeps, and a run after the grace deletes them with
-// their packs. A dry run counts the same and changes nothing.
+// TestRun: a run forgets the backups that no rule keeps, and a run after the grace
+// deletes them with their packs. A dry run counts the same and changes nothing.
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -55,8 +55,8 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// TestSameCommandOnce: the same command gives the same run, also after a start; with another body it
-// is refused; the same id of another caller is another command.
+// TestSameCommandOnce: the same command gives the same run, also after a start; with
+// another body it is refused; the same id of another caller is another command.
 func TestSameCommandOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -101,8 +101,8 @@ func TestSameCommandOnce(t *testing.T) {
 	})
 }
 
-// TestShare: rules that would forget more than the share forget nothing, also no other backup, until
-// a person accepts the share. The state lasts until a run succeeds.
+// TestShare: rules that would forget more than the share forget nothing, also no other
+// backup, until a person accepts the share. The state lasts until a run succeeds.
 func TestShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -221,8 +221,8 @@ func TestWaitsForOthers(t *testing.T) {
 	})
 }
 
-// TestWaitsForOwnJobs: a prune begins when the jobs of its host in the vault have ended, and goes on
-// beside a job that does not end.
+// TestWaitsForOwnJobs: a prune begins when the jobs of its host in
+// the vault have ended, and goes on beside a job that does not end.
 func TestWaitsForOwnJobs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -246,8 +246,8 @@ func TestWaitsForOwnJobs(t *testing.T) {
 	})
 }
 
-// TestStopAndResume: a run that is at work when the agent stops, or when the host drains, takes its
-// condemnations back, waits, and begins again at the next start. Its end is told once.
+// TestStopAndResume: a run that is at work when the agent stops, or when the host drains, takes
+// its condemnations back, waits, and begins again at the next start. Its end is told once.
 func TestStopAndResume(t *testing.T) {
 	for name, halt := range map[string]func(h *host){
 		"stop":  func(h *host) { h.stopped() },
@@ -290,8 +290,8 @@ func TestStopAndResume(t *testing.T) {
 	}
 }
 
-// TestCrash: a file that was written while a run was at work gives a run that begins again, and the
-// end of a run that was not told is told after the start.
+// TestCrash: a file that was written while a run was at work gives a run that
+// begins again, and the end of a run that was not told is told after the start.
 func TestCrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

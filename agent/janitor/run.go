@@ -18,9 +18,9 @@ var (
 	errTooLong = fmt.Errorf("the prune took longer than %v; the next one goes on", runTime)
 )
 
-// Run does the runs that wait, one at a time, and begins runs by the schedule, until ctx ends. A run
-// that is at work then waits for the next start. The events of ended runs leave with the next look,
-// where the journal could not be written before.
+// Run does the runs that wait, one at a time, and begins runs by the schedule, until
+// ctx ends. A run that is at work then waits for the next start. The events of ended
+// runs leave with the next look, where the journal could not be written before.
 func (j *Janitor) Run(ctx context.Context) error {
 	for {
 		if ctx.Err() != nil {
@@ -64,8 +64,8 @@ func (j *Janitor) next() *Run {
 	return nil
 }
 
-// edit changes a run and tells the host. With durable, the file has the change first; a change that
-// can't be written is made all the same, and the error returned.
+// edit changes a run and tells the host. With durable, the file has the change first; a
+// change that can't be written is made all the same, and the error returned.
 func (j *Janitor) edit(r *Run, durable bool, edit func(*Run)) (err error) {
 	j.mu.Lock()
 	if durable {
@@ -321,8 +321,9 @@ func named(sessions []vault.SessionInfo) (names []string) {
 // shown is how many of a list a report names.
 const shown = 10
 
-// jobs waits until the jobs of this host in the tenant's vault have ended, for which the prune would
-// wait with its condemnations in place. After Options.Wait it goes on beside them, which is safe.
+// jobs waits until the jobs of this host in the tenant's vault have
+// ended, for which the prune would wait with its condemnations in
+// place. After Options.Wait it goes on beside them, which is safe.
 func (j *Janitor) jobs(ctx context.Context, r *Run, q Run) error {
 	if q.DryRun {
 		return nil

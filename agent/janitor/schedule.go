@@ -8,10 +8,12 @@ import (
 	"holdfast/internal/vault"
 )
 
-// due is the schedule of one vault. Times are of the process: no wall clock that is set moves them.
+// due is the schedule of one vault. Times are of the
+// process: no wall clock that is set moves them.
 type due struct {
 	looked time.Time // the last look at the vault
-	// last is the newest record of a prune, "" where there is none, since when this process sees it.
+	// last is the newest record of a prune, "" where
+	// there is none, since when this process sees it.
 	last     string
 	since    time.Time
 	failures int       // of scheduled runs in a row
@@ -24,9 +26,9 @@ func (j *Janitor) lookEvery() time.Duration { return min(lookAtMost, max(j.o.Eve
 // step is the time after which the host of the next rank takes a turn.
 func (j *Janitor) step() time.Duration { return min(stepMost, max(stepLeast, j.o.Every/steps)) }
 
-// schedule looks at one vault that was not looked at lately, and begins a run where it is due. A
-// vault is also looked at where a run of it failed, since another host may have succeeded. It tells
-// whether it looked.
+// schedule looks at one vault that was not looked at lately, and begins a
+// run where it is due. A vault is also looked at where a run of it failed,
+// since another host may have succeeded. It tells whether it looked.
 func (j *Janitor) schedule(ctx context.Context) bool {
 	tenant := j.lookFor(time.Now())
 	if tenant == "" {
@@ -87,7 +89,8 @@ func (j *Janitor) lookFor(now time.Time) string {
 	return oldest
 }
 
-// count counts the end of the last scheduled run: a run that failed is tried again later each time.
+// count counts the end of the last scheduled run: a
+// run that failed is tried again later each time.
 func (j *Janitor) count(tenant string, d *due) {
 	if d.run == "" {
 		d.run = j.unfinished(tenant)
@@ -135,8 +138,8 @@ func (j *Janitor) begins(d *due, turn vault.Turn, now time.Time) bool {
 	if d.since.IsZero() || d.last != last {
 		d.last, d.since = last, now
 	}
-	// By the own clock of this process too: a record that the store dates wrong delays no prune for
-	// longer than a period.
+	// By the own clock of this process too: a record that the store
+	// dates wrong delays no prune for longer than a period.
 	late := now.Sub(d.since)
 	if last != "" {
 		late = max(late, since(turn, now)) - j.o.Every

@@ -129,8 +129,8 @@ func TestMayNotDelete(t *testing.T) {
 	}
 }
 
-// TestRetries: a scheduled run that fails is tried again, ever more seldom, and a commanded run that
-// failed is not.
+// TestRetries: a scheduled run that fails is tried again,
+// ever more seldom, and a commanded run that failed is not.
 func TestRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -154,8 +154,8 @@ func TestRetries(t *testing.T) {
 	})
 }
 
-// TestTwoAtOnce: hosts that prune and forget by different rules at the same moment lose nothing that
-// any rule of the stricter ones keeps, and leave no garbage.
+// TestTwoAtOnce: hosts that prune and forget by different rules at the same moment
+// lose nothing that any rule of the stricter ones keeps, and leave no garbage.
 func TestTwoAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

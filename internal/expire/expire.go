@@ -20,7 +20,8 @@ import (
 
 // Kept are the backups of a vault that are not forgotten.
 type Kept struct {
-	// By has the backups by instance, and within an instance in the order of their sequence numbers.
+	// By has the backups by instance, and within an
+	// instance in the order of their sequence numbers.
 	By map[string][]vault.BackupRef
 	// Forgotten has the marks of the forgotten backups by instance/id.
 	Forgotten map[string]vault.Forgotten
@@ -30,8 +31,8 @@ type Kept struct {
 // Why returns the reasons beside rules for which the backup is kept, for people.
 func (k *Kept) Why(ref vault.BackupRef) []string { return k.kept.Why(ref) }
 
-// Look lists the backups that are not forgotten. An object that may keep a backup and does not open
-// is an error, since nothing may be forgotten then.
+// Look lists the backups that are not forgotten. An object that may keep a
+// backup and does not open is an error, since nothing may be forgotten then.
 func Look(ctx context.Context, v *vault.Vault) (*Kept, error) {
 	refs, err := v.Backups(ctx, "")
 	if err != nil {

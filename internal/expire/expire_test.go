@@ -30,8 +30,9 @@ func ids(refs []vault.BackupRef) string {
 	return strings.Join(all, " ")
 }
 
-// TestPlan: the rules of each instance count, a backup that the vault or the caller needs stays with
-// the reason, instances that are not wanted are not judged, and the share is of the judged backups.
+// TestPlan: the rules of each instance count, a backup that the vault
+// or the caller needs stays with the reason, instances that are not
+// wanted are not judged, and the share is of the judged backups.
 func TestPlan(t *testing.T) {
 	id, err := vault.GenerateIdentity()
 	must(t, err)

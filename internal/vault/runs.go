@@ -35,7 +35,8 @@ var runPattern = regexp.MustCompile(`^[0-9a-f]{16}-[0-9a-f]{32}(` + beganMark + 
 // RunRecord is the record of one run of a prune.
 type RunRecord struct {
 	ID string `cbor:"-"` // host tag and 32 hex digits
-	// Stored is when the record was put, by the clock of the store; zero where the store tells none.
+	// Stored is when the record was put, by the clock
+	// of the store; zero where the store tells none.
 	Stored time.Time `cbor:"-"`
 	Host   string    `cbor:"1,keyasint"`
 	Began  time.Time `cbor:"2,keyasint"` // by the clock of that host, as Ended
@@ -200,8 +201,8 @@ func (v *Vault) readRun(ctx context.Context, r *RunRecord, mark string) (there b
 // Turn tells when it is the turn of a host to prune a vault.
 type Turn struct {
 	Runs
-	// Now is the time of the store, as late as the looks of living hosts tell; zero where the store
-	// tells no times.
+	// Now is the time of the store, as late as the looks of
+	// living hosts tell; zero where the store tells no times.
 	Now time.Time
 	// Rank is the place of the host among the Hosts that gave a sign of life lately, from 0 on. A
 	// host that gave none has the last place.

@@ -15,8 +15,8 @@ func runOf(host string) SessionOptions {
 	return SessionOptions{Host: host, Identity: hostid.Identity{ID: "identity of " + host}}
 }
 
-// TestRecordsOfPrunes: a record of a begin says for a day that a prune is under way; a finished run
-// leaves its counts, and few records stay.
+// TestRecordsOfPrunes: a record of a begin says for a day that a prune is
+// under way; a finished run leaves its counts, and few records stay.
 func TestRecordsOfPrunes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newScene(t)
@@ -54,8 +54,8 @@ func TestRecordsOfPrunes(t *testing.T) {
 	})
 }
 
-// TestTurnsOfHosts: of the hosts that were seen lately each has another rank, the turn goes around from
-// run to run, and a host that is gone has none.
+// TestTurnsOfHosts: of the hosts that were seen lately each has another rank,
+// the turn goes around from run to run, and a host that is gone has none.
 func TestTurnsOfHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newScene(t)

@@ -162,13 +162,13 @@ func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me p
 	return s, nil
 }
 
-// endedEvery is how often the sessions of this machine are looked at where sessions stay that could
-// not be deleted.
+// endedEvery is how often the sessions of this machine are looked at where sessions stay that
+// could not be deleted.
 const endedEvery = time.Hour
 
 // removeEndedSeldom is removeEnded for each backup and each reader. With credentials that only
-// append, the list of the machine's sessions grows for as long as nobody prunes. Therefore, when the
-// list has such sessions, the process looks only once in endedEvery: the sessions that it left
+// append, the list of the machine's sessions grows for as long as nobody prunes. Therefore, when
+// the list has such sessions, the process looks only once in endedEvery: the sessions that it left
 // itself are known to it.
 func (v *Vault) removeEndedSeldom(ctx context.Context, me observer) error {
 	if v.ledger.looked(v.hostTag(me.process)) {
