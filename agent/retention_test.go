@@ -120,7 +120,7 @@ func TestVaultShrinks(t *testing.T) {
 	// Another host has stored most of phone-2, and its freeze hangs.
 	b := h.beside()
 	b.write("verb", stubborn+strings.TrimPrefix(verb, "#!/bin/sh\n"), 0o700)
-	b.cfg = strings.Replace(b.cfg, "runtime: {exec: {", "runtime: {exec: {timeout: 10m, ", -1)
+	b.cfg = strings.ReplaceAll(b.cfg, "runtime: {exec: {", "runtime: {exec: {timeout: 10m, ")
 	b.write("hang-freeze-phone-2", "", 0o600)
 	b.write("volumes/phone-2/data/file", noise(99), 0o640)
 	t.Cleanup(func() { _ = os.Remove(b.in("hang-freeze-phone-2")) })

@@ -216,8 +216,10 @@ func (*fakeAgent) Prune(_ context.Context, _ api.Caller, _ string, _ [32]byte, t
 func (*fakeAgent) Vaults(_ context.Context, _ api.Caller, tenant string) ([]api.VaultInfo, error) {
 	vaults := []api.VaultInfo{
 		{Tenant: "t-1", Run: "elected", LastPrune: fakeTime, LastHost: "host-08", Runs: []api.PruneRun{
-			{TaskID: "prune-1", Tenant: "t-1", State: "done", Status: api.StatusSuccess, Backups: 40, Forget: 7, Forgotten: 7, Needed: 1, Odd: 1, OddBackups: []string{"cp-1/b-1: from the\nfuture"},
-				DeletedBackups: 5, GarbagePacks: 3, GarbageBytes: 48 << 20, DeletedPacks: 3, DeletedBytes: 48 << 20},
+			{
+				TaskID: "prune-1", Tenant: "t-1", State: "done", Status: api.StatusSuccess, Backups: 40, Forget: 7, Forgotten: 7, Needed: 1, Odd: 1, OddBackups: []string{"cp-1/b-1: from the\nfuture"},
+				DeletedBackups: 5, GarbagePacks: 3, GarbageBytes: 48 << 20, DeletedPacks: 3, DeletedBytes: 48 << 20,
+			},
 			{TaskID: "prune-3", Tenant: "t-1", State: "done", DryRun: true, Status: api.StatusSuccess, Backups: 40, Forget: 30, DeletedBackups: 1, Share: "it is too much"},
 		}},
 		{Tenant: "t-2", Run: "elected", Trouble: "the clocks differ", Runs: []api.PruneRun{{TaskID: "prune-2", State: "failed", Status: api.StatusFailed, Problem: "clock", Reason: "the clocks differ"}}},
