@@ -106,7 +106,7 @@ func putAside(stateDir, before string) (aside []string, err error) {
 	}
 	// A catalogue tells which files are unchanged since
 	// the last backup of an instance, here or there.
-	for _, name := range []string{engine.LooksFile, engine.CataloguesFolder} {
+	for _, name := range []string{engine.LooksFile, engine.CataloguesFolder, PrunesFile} {
 		if err := root.RemoveAll(name); err != nil {
 			return aside, fmt.Errorf("remove: %w", err)
 		}

@@ -25,6 +25,7 @@ import (
 	"holdfast/agent/auth"
 	"holdfast/agent/config"
 	"holdfast/agent/engine"
+	"holdfast/agent/janitor"
 	"holdfast/agent/job"
 	"holdfast/agent/journal"
 	"holdfast/agent/metrics"
@@ -111,6 +112,8 @@ type Agent struct {
 	deliverer *report.Deliverer
 	instances *engine.Instances
 	auth      api.Authenticator
+	janitor   *janitor.Janitor
+	pruning   *metrics.Pruning
 	listeners listeners
 	audit     *observe.Auditor
 
@@ -241,6 +244,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		return len(left)
 	})
 	a.metrics.Kept(a.sightings.KeptFigures)
+	if err := a.without(PrunesFile, a.openJanitor()); err != nil {
+		return nil, err
+	}
 	if err := a.without("report", a.openReports(opened)); err != nil {
 		return nil, err
 	}
@@ -319,6 +325,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	group.Go(a.again(ctx, "try the journal", func() error { a.writes.Run(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the disks", func() error { a.lookout.WatchDisks(ctx); return nil }))
 	group.Go(a.again(ctx, "look at the volumes", func() error { a.engine.Views.Watch(ctx); return nil }))
+	group.Go(a.again(ctx, "prune vaults", func() error { return a.prune(ctx, serve) }))
 	group.Go(a.again(ctx, "keep the claims", func() error { a.engine.Claims.Keep(ctx); return nil }))
 	group.Go(a.again(ctx, "settle unknown outcomes", func() error { a.vaults.SettleAll(ctx); return nil }))
 	group.Go(a.again(ctx, "look whether forks are decided", func() error { a.watchForks(ctx); return nil }))

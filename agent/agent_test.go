@@ -60,6 +60,7 @@ type host struct {
 	waits  bool          // it does not become ready
 	faulty bool          // its starts recover only
 	socket string        // its name, where it is not "s"
+	change func(*config.Config)
 
 	agent *agent.Agent
 	stop  func()
@@ -292,6 +293,9 @@ func (h *host) launch() (ready, ended chan struct{}) {
 	cfg, err := config.Parse([]byte(h.cfg), "test.yaml")
 	if err != nil {
 		h.t.Fatal(err)
+	}
+	if h.change != nil {
+		h.change(cfg)
 	}
 	ready, ended = make(chan struct{}), make(chan struct{})
 	h.agent, err = agent.Open(h.t.Context(), agent.Options{

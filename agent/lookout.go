@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"holdfast/agent/observe"
@@ -49,5 +50,5 @@ func (a *Agent) sightOfParts() (all []observe.Sighting) {
 			add(observe.TroubleExpires, fmt.Errorf("it expires at %s", expiry.UTC().Format("2006-01-02 15:04:05Z")))
 		}
 	}
-	return append(all, a.sightings.Claims()...)
+	return slices.Concat(all, a.sightings.Claims(), a.sightOfVaults())
 }

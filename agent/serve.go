@@ -111,7 +111,7 @@ type server struct {
 func (a *Agent) servers() []server {
 	s := service.New(service.Options{
 		Log: a.log, Config: a.cfg, Self: a.self, Started: a.started, Store: a.store.String(), Journal: a.journal, Jobs: a.manager, Engine: a.engine,
-		Lookout: a.lookout, Throttle: a.throttle, WhyWaits: a.watcher.WhyWaits,
+		Lookout: a.lookout, Throttle: a.throttle, WhyWaits: a.watcher.WhyWaits, Janitor: a.janitor, Recovers: a.recovers,
 	})
 	options := api.Options{Log: a.log, Audit: a.audit.Command, Refuse: a.refusal, Observe: func(e api.Exchange) {
 		a.metrics.APIRequest(e.Code)

@@ -200,6 +200,25 @@ var troubled = []struct {
 		},
 	},
 	{
+		name:   "retention",
+		states: []string{"retention_asks", "prune_fails"},
+		before: func(_ *testing.T, h *host) { h.cfg += "retention: {max_share: 1, rules: [{keep_last: 1}]}\n" },
+		after: func(t *testing.T, h *host) {
+			for _, id := range []string{"phone-1", "phone-3"} { // which makes the vaults
+				h.operate(t, id)
+				h.eventually(id+" is released", func() bool { return h.plane.took("holdfast.instance.released", id) != nil })
+			}
+			h.chain(3, "gone-1")
+			folder := filepath.Dir(filepath.Dir(filepath.Dir(h.inStore("*/backups/phone-3/*"))))
+			must(t, os.MkdirAll(folder+"/holds", 0o755))
+			must(t, os.WriteFile(folder+"/holds/"+strings.Repeat("a", 32), []byte("no hold"), 0o600))
+			for _, tenant := range []string{"acme", "other"} {
+				_, err := h.operator().Prune(t.Context(), "", tenant, api.PruneCommand{})
+				must(t, err)
+			}
+		},
+	},
+	{
 		name:   "address",
 		states: []string{"listen_fails"},
 		before: func(_ *testing.T, h *host) {

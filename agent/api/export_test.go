@@ -4,7 +4,7 @@ import "slices"
 
 // Routes lists all calls as "METHOD /path".
 func Routes() (list []string) {
-	for _, rt := range slices.Concat(contractRoutes, prepareRoutes, agentRoutes, wayOutRoutes) {
+	for _, rt := range slices.Concat(contractRoutes, prepareRoutes, agentRoutes, wayOutRoutes, vaultRoutes) {
 		list = append(list, rt.method+" "+rt.path)
 	}
 	return list

@@ -33,6 +33,7 @@ type Exchange struct {
 	Instances []string
 	Task      string // that it made, or was about
 	Report    uint64 // that it was about; 0: none
+	Vault     string // the tenant whose vault it was about; "": none
 	Command   bool   // it changes something, or was to
 	Status    int    // of HTTP
 	Code      string

@@ -11,13 +11,13 @@ func NewHandler(s Service, a Authenticator, o Options) http.Handler {
 	if a == nil {
 		panic("api: NewHandler without an Authenticator")
 	}
-	return newHandler(s, a, o, slices.Concat(contractRoutes, prepareRoutes, agentRoutes, wayOutRoutes))
+	return newHandler(s, a, o, slices.Concat(contractRoutes, prepareRoutes, agentRoutes, wayOutRoutes, vaultRoutes))
 }
 
 // NewOperatorHandler serves the agent's own calls to everybody who can open the socket that
 // it is served on: its callers are operators, without tokens. Never serve it on a network.
 func NewOperatorHandler(s Service, o Options) http.Handler {
-	return newHandler(s, nil, o, slices.Concat(agentRoutes, wayOutRoutes))
+	return newHandler(s, nil, o, slices.Concat(agentRoutes, wayOutRoutes, vaultRoutes))
 }
 
 var contractRoutes = []route{

@@ -19,6 +19,7 @@ type Service interface {
 	Keeper
 	WaysOut
 	Claims
+	Vaults
 	// Backup accepts one command for all of instanceIDs or for none, and returns once the task
 	// is in the journal. The ids have the right form and no duplicates. The same requestID of
 	// the same tenant with the same digest gives the first answer again, with another digest an

@@ -129,6 +129,7 @@ func (c *Config) check(f *faults) {
 	}
 	c.Prepare.check(f)
 	c.Bandwidth.check(f)
+	c.Retention.check(f)
 	oneOf(f, "compression.min", c.Compression.Min, levels...)
 	oneOf(f, "compression.max", c.Compression.Max, levels...)
 	if least, most := slices.Index(levels, c.Compression.Min), slices.Index(levels, c.Compression.Max); most >= 0 && most < least {

@@ -218,6 +218,7 @@ type Config struct {
 	Compression Compression `yaml:"compression"`
 	Brake       Brake       `yaml:"brake"`
 	Bandwidth   Bandwidth   `yaml:"bandwidth"`
+	Retention   Retention   `yaml:"retention"`
 	Limits      Limits      `yaml:"limits"`
 	Log         Log         `yaml:"log"`
 	Instances   []Instance  `yaml:"instances"`

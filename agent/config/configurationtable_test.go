@@ -26,6 +26,7 @@ store: {url: file:///backups}
 key_file: /k/host
 report: {url: "https://control.example.com/r"}
 bandwidth: {schedule: [{up: 1MiB}]}
+retention: {rules: [{keep_last: 1}]}
 instances:
   - {id: a, tenant: t, runtime: {docker: {}}, volumes: [{name: data, path: /v/a}]}
   - {id: b, tenant: t, runtime: {exec: {freeze: [/f], thaw: [/t], power_down: [/p], start: [/s]}}, volumes: [{name: data, path: /v/b}]}
@@ -39,6 +40,18 @@ var words = map[string]string{
 	"instances[].release": "as `release`", "instances[].hold": "as `hold`",
 	"bandwidth.schedule[].days": "every day", "bandwidth.schedule[].up": "as outside",
 	"bandwidth.schedule[].down": "as outside", "bandwidth.schedule[].requests": "as outside",
+	"retention.rules[].keep_last":           "none",
+	"retention.rules[].keep_hourly":         "none",
+	"retention.rules[].keep_daily":          "none",
+	"retention.rules[].keep_weekly":         "none",
+	"retention.rules[].keep_monthly":        "none",
+	"retention.rules[].keep_yearly":         "none",
+	"retention.rules[].keep_within":         "none",
+	"retention.rules[].keep_within_hourly":  "none",
+	"retention.rules[].keep_within_daily":   "none",
+	"retention.rules[].keep_within_weekly":  "none",
+	"retention.rules[].keep_within_monthly": "none",
+	"retention.rules[].keep_within_yearly":  "none",
 }
 
 // settings calls each for each key below v, with the default as docs/configuration.md writes it.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"holdfast/internal/retention"
 )
 
 // Fault is one thing that is wrong with a configuration.
@@ -146,7 +148,9 @@ func defaults() *Config {
 		},
 		IAM:   IAM{Lookups: DefaultIAMLookups},
 		Audit: Audit{MaxSize: DefaultAuditSize, Keep: DefaultAuditKeep},
-		Log:   Log{Level: DefaultLogLevel, Format: DefaultLogFormat},
+
+		Retention: defaultRetention(),
+		Log:       Log{Level: DefaultLogLevel, Format: DefaultLogFormat},
 	}
 }
 
@@ -184,6 +188,7 @@ type decoder struct{ *faults }
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	sizeType     = reflect.TypeFor[Size]()
+	spanType     = reflect.TypeFor[Span]()
 )
 
 // value decodes node into v, which keeps its old value (a default) where node is null or faulty.
@@ -350,6 +355,12 @@ func (d *decoder) scalar(node ast.Node, v reflect.Value, path string) {
 		var t time.Duration
 		if t, err = time.ParseDuration(text); err != nil {
 			err = fmt.Errorf("must be a time such as 30s or 1h30m, got %s", quote(text))
+		}
+		v.SetInt(int64(t))
+	case v.Type() == spanType:
+		var t time.Duration
+		if t, err = retention.ParseSpan(text); err != nil {
+			err = fmt.Errorf("%w; got %s", err, quote(text))
 		}
 		v.SetInt(int64(t))
 	case v.Type() == sizeType:

@@ -17,6 +17,7 @@ import (
 
 	"holdfast/internal/contain"
 	"holdfast/internal/durable"
+	"holdfast/internal/obs"
 	"holdfast/internal/vault"
 )
 
@@ -46,8 +47,9 @@ const (
 	// keepNames is how many names of looks are kept for each vault. A look of an own life whose
 	// number is smaller by as much was deleted once, and the store brought it back.
 	keepNames = 16
-	// keepLives is how many of its lives a folder remembers.
-	keepLives = 256
+	// keepLives is how many of its lives a folder remembers: where the looks of this host can't be
+	// deleted, the looks of a forgotten life would be taken for looks of a copy.
+	keepLives = 4096
 )
 
 // life is one life of an agent with this state folder.
@@ -96,11 +98,16 @@ type Looks struct {
 	life   string // of this agent
 	parent string // the life of this folder before
 	s      lookState
+	mine   map[string]bool // names of looks that were read and are of this folder
+	stays  map[string]bool // vaults, by id, in which a look of this life stays, as none can be deleted
 }
 
 // NewLooks makes the looks of one life of an agent; path is of the file LooksFile.
 func NewLooks(log *slog.Logger, host Self, s *Standing, path string) *Looks {
-	return &Looks{log: log, self: host, standing: s, path: path, life: randomID(), s: lookState{Identity: host.Identity.ID, Names: map[string][]string{}}}
+	return &Looks{
+		log: log, self: host, standing: s, path: path, life: randomID(), s: lookState{Identity: host.Identity.ID, Names: map[string][]string{}},
+		mine: map[string]bool{}, stays: map[string]bool{},
+	}
 }
 
 // Begin gives the vaults and the tenants of the configuration. It comes before First.
@@ -172,8 +179,11 @@ func (l *Looks) judge(id string, found []vault.Look) (own []string, err error) {
 	accepts := l.s.Taken && !slices.Contains(l.s.Seen, id)
 	for _, f := range found {
 		switch {
-		case slices.Contains(l.s.Names[id], f.Name), l.broughtBack(f):
+		case slices.Contains(l.s.Names[id], f.Name), l.mine[f.Name], l.broughtBack(f):
 			own = append(own, f.Name)
+			if f.Life != "" { // it was read
+				l.mine[f.Name] = true
+			}
 		case slices.Contains(l.s.Copies, f.Life):
 		case f.Parent == l.life, accepts:
 			l.s.Copies = append(l.s.Copies, f.Life)
@@ -189,18 +199,51 @@ func (l *Looks) judge(id string, found []vault.Look) (own []string, err error) {
 	return own, nil
 }
 
-// broughtBack tells whether a look is one of this folder's that is too old to be among
-// the names: the store brought it back. The caller holds mu.
+// broughtBack tells whether a look is one of this folder's that is too old to be among the names:
+// the store brought it back, or it could not be deleted. Of a life that has ended, all looks that
+// the life put count. The caller holds mu.
 func (l *Looks) broughtBack(f vault.Look) bool {
 	i := slices.IndexFunc(l.s.Lives, func(of life) bool { return of.ID == f.Life })
-	return i >= 0 && f.Count+keepNames <= l.s.Lives[i].Count
+	if i < 0 {
+		return false
+	}
+	over := i < len(l.s.Lives)-1 && f.Count <= l.s.Lives[i].Count
+	return over || f.Count+keepNames <= l.s.Lives[i].Count
 }
 
 // known tells whether the name is of a look that this folder put.
 func (l *Looks) known(id, name string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Contains(l.s.Names[id], name)
+	return l.mine[name] || slices.Contains(l.s.Names[id], name)
+}
+
+// copies counts the copies of this host that were found.
+func (l *Looks) copies() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.s.Copies)
+}
+
+// stayed tells whether a look of this life stays in the vault, because the store lets this host
+// delete none.
+func (l *Looks) stayed(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stays[id]
+}
+
+// tidy removes earlier looks of this host. That the store lets this host delete none is no fault.
+func (l *Looks) tidy(ctx context.Context, v *vault.Vault, own []string) error {
+	err := v.DeleteLooks(ctx, own...)
+	refused := errors.Is(err, obs.ErrAccess)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stays[v.Info().ID] = refused
+	if refused {
+		return nil
+	}
+	return err
 }
 
 // see lists the looks in a vault, and makes the agent stand still for one of another copy.
@@ -227,7 +270,16 @@ var errNotLeft = errors.New("this host could not leave a look in a vault, by whi
 
 // Look sees whether a copy has used the vault, and puts a look of its own. What keeps
 // it from putting one is logged, since restores need no more of the store than to be read.
+//
+// Where looks can't be deleted, one look of a life stays, and is enough: a copy that begins later
+// does not know it, or puts a look itself, at which this host puts another one.
 func (l *Looks) Look(ctx context.Context, v *vault.Vault) error {
+	if l.stayed(v.Info().ID) {
+		before := l.copies()
+		if _, err := l.see(ctx, v); err != nil || l.copies() == before {
+			return err
+		}
+	}
 	err := l.leave(ctx, v)
 	if !errors.Is(err, errNotLeft) {
 		return err
@@ -252,7 +304,7 @@ func (l *Looks) leave(ctx context.Context, v *vault.Vault) error {
 	}
 	left := err == nil
 	if left {
-		err = errors.Join(l.saw(id), v.DeleteLooks(ctx, own...))
+		err = errors.Join(l.saw(id), l.tidy(ctx, v, own))
 	}
 	if still := l.standing.Allowed(); still != nil {
 		return still

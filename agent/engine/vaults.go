@@ -83,6 +83,20 @@ func (v *Vaults) Existing(ctx context.Context, tenant string) (*vault.Vault, err
 	})
 }
 
+// OpenApart opens the tenant's vault once more, through st, for a caller whose requests keep to a
+// pace of their own. The vault of the jobs is opened first, since that looks for copies of this
+// host. The caller closes the vault.
+func (v *Vaults) OpenApart(ctx context.Context, st obs.Store, tenant string) (*vault.Vault, error) {
+	if _, err := v.Existing(ctx, tenant); err != nil {
+		return nil, err
+	}
+	nameKey, identity, err := v.keys.get()
+	if err != nil {
+		return nil, err
+	}
+	return vault.Open(ctx, st, tenant, nameKey, identity)
+}
+
 // once opens the tenant's vault unless it is open.
 func (v *Vaults) once(ctx context.Context, tenant string, open func(context.Context, string) (*vault.Vault, error)) (*vault.Vault, error) {
 	if v.fault != nil {

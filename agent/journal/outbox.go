@@ -75,6 +75,12 @@ func tell(tx *bbolt.Tx, now time.Time, e model.Event) error {
 	return emit(tx, &model.Job{ID: e.Job, Instance: e.Instance}, now, func(*model.Job) (model.Event, error) { return e, nil })
 }
 
+// Tell adds an event to the outbox that is about no job. The event has its type, tenant and data;
+// its instance is the line of the outbox, whose events are delivered in order.
+func (jr *Journal) Tell(e model.Event, now time.Time) error {
+	return jr.update(func(tx *bbolt.Tx) error { return tell(tx, now, e) })
+}
+
 // ownPart is what makes the ids of events differ that two copies of one journal
 // would make of the same job, with the same number.
 func ownPart() string {

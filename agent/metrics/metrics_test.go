@@ -104,6 +104,9 @@ func TestGoldenPage(t *testing.T) {
 	m.StoreLoad(func() (inFlight, waiting, level int) { return 7, 3, 8 })
 	m.Leftovers(func() int { return 2 })
 	m.Kept(func() metrics.KeptFigures { return metrics.KeptFigures{Count: 2, Bytes: 4096, Oldest: time.Hour} })
+	m.Retention(func() metrics.RetentionFigures {
+		return metrics.RetentionFigures{Garbage: 7 << 20, Last: time.Unix(1_700_000_000, 0), Overdue: time.Hour, Active: 1, Waits: 2, Refused: 3, Odd: 4}
+	}).Ended("done", 5, 6, 7)
 	m.StoreLimits(func() (up, down int64, requests float64) { return 200 << 20, 0, 50 })
 	status, page := get(t, m.Handler(nil, nil), "/metrics")
 	if status != http.StatusOK {

@@ -66,6 +66,9 @@ func (a *Auditor) Command(e api.Exchange) {
 	if e.Report != 0 {
 		line.Call = strings.Replace(line.Call, "{number}", strconv.FormatUint(e.Report, 10), 1)
 	}
+	if e.Vault != "" {
+		line.Call = strings.Replace(line.Call, "{tenant}", e.Vault, 1)
+	}
 	// the other end of a unix socket has no name
 	if line.From == "" || strings.HasPrefix(line.From, "@") {
 		line.From = "socket"

@@ -41,12 +41,28 @@ func (w *Watcher) Stored(op string, err error) {
 	if op == "read" || op == "stat" || op == "list" {
 		name = TroubleStore + "/reads"
 	}
+	if op == "delete" && errors.Is(err, obs.ErrAccess) {
+		w.mayNotDelete(err) // credentials that only append are no fault of the store
+		return
+	}
 	switch {
 	case err == nil, errors.Is(err, obs.ErrNotFound), errors.Is(err, obs.ErrExists):
 		w.Fault(name, nil)
 	case errors.Is(err, obs.ErrUnavailable), errors.Is(err, obs.ErrNoBucket), errors.Is(err, obs.ErrAccess), errors.Is(err, obs.ErrNoSpace),
 		errors.Is(err, obs.ErrWrongRegion), errors.Is(err, obs.ErrFileSystem):
 		w.Fault(name, err)
+	}
+}
+
+// mayNotDelete is told of each delete that the store refused to this host. It is told once in a
+// life: hosts whose credentials only append are in order, and a prune says so by a state.
+func (w *Watcher) mayNotDelete(err error) {
+	w.mu.Lock()
+	before := w.appends
+	w.appends = true
+	w.mu.Unlock()
+	if !before {
+		w.log.Warn("the store refuses a delete to this host; where its credentials are to append only, another host has to prune the vaults (retention.run)", KeyReason, err.Error())
 	}
 }
 

@@ -47,6 +47,8 @@ const (
 	TroubleKeptRoom     = "kept_room_short"
 	TroubleRecord       = "record_unknown"
 	TroubleChanged      = "configuration_changed"
+	TroubleShare        = "retention_asks"
+	TroublePrune        = "prune_fails"
 )
 
 // Trouble is one state in which a human must act.
@@ -183,6 +185,16 @@ var Troubles = []Trouble{
 	{
 		Name: TroubleRoom, Means: "An instance that was released from this host could not be brought back: its last backup is larger than what is free where its volumes go.",
 		Hint: "remove what the released instances have left, or enlarge the file system, before `prepare` is commanded",
+	},
+	{
+		Name: TroubleShare, Means: "The rules of retention would forget more than retention.max_share percent of the backups of an instance, or of a vault. Nothing is forgotten, and the vault is not pruned, " +
+			"until a human has looked.",
+		Hint: "`holdfast retention run TENANT --dry-run --wait` counts what would be forgotten; correct retention.rules, or forget it with `holdfast retention run TENANT --accept-share`",
+	},
+	{
+		Name: TroublePrune, Means: "The last prune of a vault failed: the store refuses deletes, the clocks of host and store differ, an object does not open, packs are missing, or a backup or reader " +
+			"did not end in time. The vault grows; no backup is lost. The state ends with the next prune that succeeds, on any host.",
+		Hint: "see the reason; `holdfast retention run TENANT` tries again; where this host may not delete, let another host prune (retention.run), or `holdfast vault sessions` shows who is waited for",
 	},
 	{
 		Name: TroubleLeftover, Means: "Snapshots or replaced volumes that nothing needs can't be removed, and take up space. The agent tries again every hour at least.",

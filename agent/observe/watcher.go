@@ -28,6 +28,7 @@ type Watcher struct {
 	reports reporting
 	lines   map[string]failure // reports that are not delivered, by instance
 	faults  map[string]failure // of parts of the agent, by the name of the trouble
+	appends bool               // the store refused a delete to this host
 	brake   string             // why rounds of pre-copy are slowed down; "" when they are not
 }
 

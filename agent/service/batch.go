@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/engine"
+	"holdfast/agent/janitor"
 	"holdfast/agent/job"
 	"holdfast/agent/model"
 )
@@ -45,6 +46,9 @@ func (s *service) batch(c model.Caller, ids []string) ([]*engine.Instance, error
 // Cancel implements api.Service. A task of which no job can
 // be cancelled is refused, with the reason of each job.
 func (s *service) Cancel(_ context.Context, c model.Caller, id string) error {
+	if janitor.IsRun(id) {
+		return s.cancelPrune(c, id)
+	}
 	jobs, err := s.taskJobs(c, id)
 	if err != nil {
 		return err

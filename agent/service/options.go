@@ -15,6 +15,7 @@ import (
 	"holdfast/agent/api"
 	"holdfast/agent/config"
 	"holdfast/agent/engine"
+	"holdfast/agent/janitor"
 	"holdfast/agent/job"
 	"holdfast/agent/journal"
 	"holdfast/agent/model"
@@ -81,6 +82,9 @@ type Options struct {
 	Throttle *Throttle
 	// WhyWaits is observe.Watcher.WhyWaits.
 	WhyWaits func(instance string) string
+	Janitor  *janitor.Janitor
+	// Recovers says that this start of the agent takes no commands, but recovers the host.
+	Recovers bool
 }
 
 // service is the agent as agent/api sees it.
@@ -102,6 +106,9 @@ type service struct {
 	throttle  *Throttle
 	whyWaits  func(instance string) string
 	words     *tenantWords
+	janitor   *janitor.Janitor
+	retention string // retention.run of the configuration
+	recovers  bool
 }
 
 // New makes the service, for any goroutine.
@@ -111,5 +118,6 @@ func New(o Options) api.Service {
 		log: o.Log, self: o.Self, started: o.Started, store: o.Store, prepared: o.Config.Prepare, journal: o.Journal, jobs: o.Jobs,
 		instances: e.Instances, volumes: e.Volumes, views: e.Views, vaults: e.Vaults, losses: e.Losses, claims: e.Claims,
 		lookout: o.Lookout, throttle: o.Throttle, whyWaits: o.WhyWaits, words: newTenantWords(o.Config),
+		janitor: o.Janitor, retention: o.Config.Retention.Run, recovers: o.Recovers,
 	}
 }

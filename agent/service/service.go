@@ -10,6 +10,7 @@ import (
 
 	"holdfast/agent/api"
 	"holdfast/agent/engine"
+	"holdfast/agent/janitor"
 	"holdfast/agent/job"
 	"holdfast/agent/journal"
 	"holdfast/agent/model"
@@ -107,6 +108,9 @@ func (s *service) taskJobs(c model.Caller, id string) ([]*model.Job, error) {
 
 // Task implements api.Service.
 func (s *service) Task(_ context.Context, c model.Caller, id string) (api.TaskStatus, error) {
+	if janitor.IsRun(id) {
+		return s.pruneTask(c, id)
+	}
 	jobs, err := s.taskJobs(c, id)
 	if err != nil {
 		return api.TaskStatus{}, err

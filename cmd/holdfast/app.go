@@ -56,7 +56,7 @@ func (a *app) command() *cobra.Command {
 		a.forgetCommand(), a.unforgetCommand(), a.holdCommand(), a.unholdCommand(), a.pruneCommand(), a.statsCommand(),
 		a.statusCommand(), a.instancesCommand(), a.jobsCommand(), a.watchCommand(), a.throttleCommand(), a.auditCommand(),
 		a.drainCommand(), a.cancelCommand(), a.releaseCommand(), a.resumeCommand(), a.acceptForkCommand(), a.reportsCommand(), a.keptCommand(),
-		a.requestCommand(), a.acceptLossCommand(), a.abandonCommand(), a.claimCommand(),
+		a.requestCommand(), a.acceptLossCommand(), a.abandonCommand(), a.claimCommand(), a.retentionCommand(),
 		a.versionCommand(),
 	)
 	return root

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast/internal/expire"
 	"holdfast/internal/retention"
 	"holdfast/internal/vault"
 )
@@ -122,30 +123,6 @@ func (f *forgetFlags) check(cmd *cobra.Command, args []string) (retention.Policy
 	return p, nil
 }
 
-// kept returns the backups that are not forgotten, by instance, and the reasons beside rules for
-// which backups are kept.
-func (v *vaultAt) kept(ctx context.Context) (map[string][]vault.BackupRef, *vault.Kept, error) {
-	refs, err := v.Backups(ctx, "")
-	if err != nil {
-		return nil, nil, err
-	}
-	marks, err := v.ForgottenBackups(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	kept, err := v.Keeps(ctx, refs, time.Now())
-	if err != nil {
-		return nil, nil, err
-	}
-	by := map[string][]vault.BackupRef{}
-	for _, r := range refs {
-		if _, gone := marks[r.Instance+"/"+r.ID]; !gone {
-			by[r.Instance] = append(by[r.Instance], r)
-		}
-	}
-	return by, kept, nil
-}
-
 // verdictJSON is one backup that the rules judged.
 type verdictJSON struct {
 	Instance string    `json:"instance"`
@@ -170,53 +147,35 @@ func (a *app) forgetByRule(ctx context.Context, at *vaultAt, p retention.Policy,
 			return err
 		}
 	}
-	by, kept, err := at.kept(ctx)
+	kept, err := expire.Look(ctx, at.Vault)
 	if err != nil {
 		return err
 	}
 	for _, id := range f.instances {
-		if len(by[id]) == 0 {
+		if len(kept.By[id]) == 0 {
 			return &noBackupError{id: "of instance " + id, err: fmt.Errorf("%w of instance %s", vault.ErrNoBackup, id)}
 		}
 	}
-	if !f.all {
-		maps.DeleteFunc(by, func(id string, _ []vault.BackupRef) bool { return !slices.Contains(f.instances, id) })
-	}
-	now := time.Now()
-	verdicts := map[string][]retention.Verdict{}
-	refs := map[string]vault.BackupRef{}
-	for id, all := range by {
-		backups := make([]retention.Backup, len(all))
-		for i, r := range all {
-			refs[r.Instance+"/"+r.ID] = r
-			backups[i] = retention.Backup{Instance: r.Instance, ID: r.ID, Seq: r.Seq, Time: r.Time, Incomplete: r.Incomplete}
-		}
-		verdicts[id] = retention.Decide(backups, p, now, func(b retention.Backup) string {
-			why := kept.Why(refs[b.Instance+"/"+b.ID])
-			return strings.Join(slices.DeleteFunc(why, func(w string) bool { return w == "newest" }), ", ")
-		})
-	}
-	out := forgetJSON{Vault: at.Info().Name, DryRun: f.dryRun, Backups: []verdictJSON{}}
-	var forget []vault.BackupRef
-	for _, id := range slices.Sorted(maps.Keys(verdicts)) {
-		for _, v := range verdicts[id] {
+	plan := kept.Plan(expire.Rules{
+		Policy:   func(string) retention.Policy { return p },
+		Wanted:   func(id string) bool { return f.all || slices.Contains(f.instances, id) },
+		MaxShare: f.maxShare,
+	}, time.Now())
+	out := forgetJSON{Vault: at.Info().Name, DryRun: f.dryRun, Forgot: len(plan.Forget), Backups: []verdictJSON{}}
+	for _, id := range slices.Sorted(maps.Keys(plan.Verdicts)) {
+		for _, v := range plan.Verdicts[id] {
 			b := v.Backup
-			if !v.Keep {
-				forget = append(forget, refs[b.Instance+"/"+b.ID])
-			}
 			out.Backups = append(out.Backups, verdictJSON{b.Instance, b.ID, b.Time.UTC(), v.Keep, append([]string{}, v.Why...), v.Odd})
 		}
 	}
-	out.Forgot = len(forget)
-	share := retention.CheckShare(verdicts, f.maxShare)
-	if share != nil && !f.yes {
+	if plan.Share != nil && !f.yes {
 		if err := a.showVerdicts(out, true); err != nil {
 			return err
 		}
-		return &hintedError{fmt.Errorf("%w; nothing is forgotten", share), "check the list, and give --yes to forget them, or another --max-share"}
+		return &hintedError{fmt.Errorf("%w; nothing is forgotten", plan.Share), "check the list, and give --yes to forget them, or another --max-share"}
 	}
 	if !f.dryRun {
-		if err := at.ForgetBackups(ctx, a.session().Host, cmp.Or(f.reason, "by rule"), forget); err != nil {
+		if err := at.ForgetBackups(ctx, a.session().Host, cmp.Or(f.reason, "by rule"), plan.Forget); err != nil {
 			return err
 		}
 	}
@@ -225,9 +184,9 @@ func (a *app) forgetByRule(ctx context.Context, at *vaultAt, p retention.Policy,
 	}
 	switch {
 	case f.dryRun:
-		a.say("would forget %s of %d; nothing is changed", count(len(forget), "backup", "backups"), len(out.Backups))
+		a.say("would forget %s of %d; nothing is changed", count(len(plan.Forget), "backup", "backups"), len(out.Backups))
 	default:
-		a.say("forgot %s of %d; holdfast unforget brings them back until a prune deletes them", count(len(forget), "backup", "backups"), len(out.Backups))
+		a.say("forgot %s of %d; holdfast unforget brings them back until a prune deletes them", count(len(plan.Forget), "backup", "backups"), len(out.Backups))
 	}
 	return nil
 }
@@ -265,12 +224,12 @@ func (a *app) forgetByID(ctx context.Context, at *vaultAt, ids []string, f *forg
 			return err
 		}
 	}
-	by, kept, err := at.kept(ctx)
+	kept, err := expire.Look(ctx, at.Vault)
 	if err != nil {
 		return err
 	}
 	found := map[string]vault.BackupRef{}
-	for _, all := range by {
+	for _, all := range kept.By {
 		for _, r := range all {
 			found[r.ID] = r
 		}

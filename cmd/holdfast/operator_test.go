@@ -203,6 +203,38 @@ func (f *fakeAgent) TakeOverClaim(ctx context.Context, c model.Caller, id, _ str
 	return f.Claims(ctx, c, id)
 }
 
+// Prune takes every command; a prune of the tenant t-2 fails.
+func (*fakeAgent) Prune(_ context.Context, _ model.Caller, _ string, _ [32]byte, tenant string, p api.PruneCommand) (api.PruneAnswer, error) {
+	switch {
+	case tenant == "t-2":
+		return api.PruneAnswer{TaskID: "prune-2"}, nil
+	case p.DryRun:
+		return api.PruneAnswer{TaskID: "prune-3"}, nil
+	}
+	return api.PruneAnswer{TaskID: "prune-1"}, nil
+}
+
+func (*fakeAgent) Vaults(_ context.Context, _ model.Caller, tenant string) ([]api.VaultInfo, error) {
+	vaults := []api.VaultInfo{
+		{Tenant: "t-1", Run: "elected", LastPrune: fakeTime, LastHost: "host-08", Runs: []api.PruneRun{
+			{
+				TaskID: "prune-1", Tenant: "t-1", State: "done", Status: api.StatusSuccess, Backups: 40, Forget: 7, Forgotten: 7, Needed: 1, Odd: 1, OddBackups: []string{"cp-1/b-1: from the\nfuture"},
+				DeletedBackups: 5, GarbagePacks: 3, GarbageBytes: 48 << 20, DeletedPacks: 3, DeletedBytes: 48 << 20,
+			},
+			{TaskID: "prune-3", Tenant: "t-1", State: "done", DryRun: true, Status: api.StatusSuccess, Backups: 40, Forget: 30, DeletedBackups: 1, Share: "it is too much"},
+		}},
+		{Tenant: "t-2", Run: "elected", Trouble: "the clocks differ", Runs: []api.PruneRun{{TaskID: "prune-2", State: "failed", Status: api.StatusFailed, Problem: "clock", Reason: "the clocks differ"}}},
+		{Tenant: "t-3", Run: "elected", Runs: []api.PruneRun{{TaskID: "prune-4", State: "at_work", Status: api.StatusRunning, Step: "waits for backups", Waits: []string{"backup of cp-9 on host host-08"}}}},
+		{Tenant: "t-4", Run: "elected"},
+	}
+	for _, v := range vaults {
+		if v.Tenant == tenant {
+			return []api.VaultInfo{v}, nil
+		}
+	}
+	return vaults, nil
+}
+
 func (*fakeAgent) AcceptFork(_ context.Context, _ model.Caller, id, _ string, again bool) error {
 	if !again {
 		return api.RefuseInstances(api.CodeParameter, []string{id}, "the fork is decided already")

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/agent/config"
+	"holdfast/internal/expire"
 	"holdfast/internal/vault"
 )
 
@@ -149,7 +150,7 @@ func (a *app) prune(ctx context.Context, at *vaultAt, o vault.PruneOptions) erro
 			_ = a.line(pruneLine{"progress", o.DryRun, r}) // as above
 		}
 	}
-	r, err := at.Prune(ctx, o)
+	r, err := expire.Prune(ctx, at.Vault, o)
 	var waits *vault.WaitsError
 	if err != nil && !errors.As(err, &waits) {
 		return err

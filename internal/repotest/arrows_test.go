@@ -28,6 +28,7 @@ var levels = map[string]int{
 	"agent/audit":   7,
 	"agent/auth":    7,
 	"agent/config":  7,
+	"agent/janitor": 7,
 	"agent/job":     7,
 	"agent/metrics": 7,
 	"agent/report":  7,
@@ -42,6 +43,7 @@ var levels = map[string]int{
 
 	"internal/backup/blockshare": 5,
 	"internal/backup/known":      5,
+	"internal/expire":            5,
 
 	"internal/vault": 4,
 

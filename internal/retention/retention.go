@@ -184,17 +184,9 @@ func within(all []Verdict, times []time.Time, d time.Duration) {
 	from := latest(times).Add(-d)
 	for i := range all {
 		if all[i].Odd == "" && !times[i].Before(from) {
-			all[i].keep("within " + span(d))
+			all[i].keep("within " + FormatSpan(d))
 		}
 	}
-}
-
-// span is a duration for people.
-func span(d time.Duration) string {
-	if d >= 24*time.Hour && d%(24*time.Hour) == 0 {
-		return fmt.Sprintf("%dd", d/(24*time.Hour))
-	}
-	return d.String()
 }
 
 // place is an hour, a day and so on that has backups.
@@ -255,7 +247,7 @@ func oneEach(all []Verdict, times []time.Time, name string, d time.Duration, buc
 	from := latest(times).Add(-d)
 	for _, g := range places(all, times, bucket) {
 		if !times[g.best].Before(from) {
-			all[g.best].keep("within " + span(d) + " " + name)
+			all[g.best].keep("within " + FormatSpan(d) + " " + name)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"holdfast/internal/obs"
 )
@@ -47,10 +48,12 @@ type ledger struct {
 	left  []string // ids of sessions that ended and whose objects may still be in the store
 	// named has, by instance, namings of backups that are over and in doubt.
 	named map[string][]*Naming
+	// looks has, by host tag, when removeEnded looked at sessions that could not be deleted.
+	looks map[string]time.Time
 }
 
 func newLedger() *ledger {
-	l := &ledger{turn: make(chan struct{}, 1), taken: map[string]uint64{}, named: map[string][]*Naming{}}
+	l := &ledger{turn: make(chan struct{}, 1), taken: map[string]uint64{}, named: map[string][]*Naming{}, looks: map[string]time.Time{}}
 	l.turn <- struct{}{}
 	return l
 }
@@ -103,6 +106,21 @@ func (l *ledger) leave(id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.left = append(l.left, id)
+}
+
+// looked tells whether the sessions of the host tag need no look now.
+func (l *ledger) looked(tag string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at, known := l.looks[tag]
+	return known && time.Since(at) < endedEvery
+}
+
+// look notes that the sessions of the host tag were looked at now.
+func (l *ledger) look(tag string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.looks[tag] = time.Now()
 }
 
 func (l *ledger) forget(ids []string) {

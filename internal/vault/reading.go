@@ -30,7 +30,7 @@ func (v *Vault) BeginReading(ctx context.Context, o SessionOptions, reads string
 	if err != nil {
 		return nil, err
 	}
-	if err := v.removeEnded(ctx, me); err != nil && o.Warn != nil {
+	if err := v.removeEndedSeldom(ctx, me); err != nil && o.Warn != nil {
 		o.Warn(err)
 	}
 	return s, nil

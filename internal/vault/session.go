@@ -126,7 +126,7 @@ func (v *Vault) BeginSession(ctx context.Context, o SessionOptions) (*Session, e
 	if err != nil {
 		return nil, err
 	}
-	if err := v.removeEnded(ctx, me); err != nil && o.Warn != nil {
+	if err := v.removeEndedSeldom(ctx, me); err != nil && o.Warn != nil {
 		o.Warn(err)
 	}
 	// Invariant session-first: from here on, either the collector waits
@@ -162,14 +162,35 @@ func (v *Vault) putSession(ctx context.Context, kind int, o SessionOptions, me p
 	return s, nil
 }
 
+// endedEvery is how often the sessions of this machine are looked at where sessions stay that
+// could not be deleted.
+const endedEvery = time.Hour
+
+// removeEndedSeldom is removeEnded for each backup and each reader. With credentials that only
+// append, the list of the machine's sessions grows for as long as nobody prunes. Therefore, when
+// the list has such sessions, the process looks only once in endedEvery: the sessions that it left
+// itself are known to it.
+func (v *Vault) removeEndedSeldom(ctx context.Context, me observer) error {
+	if v.ledger.looked(v.hostTag(me.process)) {
+		return nil
+	}
+	return v.removeEnded(ctx, me)
+}
+
 // removeEnded removes the sessions of this machine whose process has ended.
 func (v *Vault) removeEnded(ctx context.Context, me observer) error {
-	all, err := v.readSessions(ctx, v.hostTag(me.process)+"-", func(id string) bool {
+	tag := v.hostTag(me.process)
+	infos, marked, err := v.listSessions(ctx, tag+"-")
+	if err != nil {
+		return fmt.Errorf("remove sessions that ended: %w", err)
+	}
+	all, err := v.openListed(ctx, infos, func(id string) bool {
 		_, mine := running.Load(id)
 		return !mine && sessionPattern.MatchString(id)
 	})
 	var ended []string
 	for _, s := range all {
+		err = errors.Join(err, s.fault)
 		if s.Damaged == "" && (me.is(s.body.Process) || me.ended(s.body.Process, s.Host)) {
 			ended = append(ended, s.ID)
 		}
@@ -179,6 +200,9 @@ func (v *Vault) removeEnded(ctx context.Context, me observer) error {
 	}
 	if err != nil {
 		return fmt.Errorf("remove sessions that ended: %w", err)
+	}
+	if len(marked) > 0 {
+		v.ledger.look(tag)
 	}
 	return nil
 }

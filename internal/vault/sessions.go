@@ -202,6 +202,11 @@ func (v *Vault) openSessions(ctx context.Context, prefix string, wanted func(id 
 	if err != nil {
 		return nil, err
 	}
+	return v.openListed(ctx, infos, wanted)
+}
+
+// openListed is openSessions for sessions that are listed already.
+func (v *Vault) openListed(ctx context.Context, infos []obs.Info, wanted func(id string) bool) (all []SessionInfo, err error) {
 	put := map[string]time.Time{}
 	bad := func(id string, err error) {
 		kind := "damaged"
@@ -386,3 +391,6 @@ func (v *Vault) forgetDamagedGoing(ctx context.Context, id string) error {
 	}
 	return nil
 }
+
+// Describe says for people whose session it is, and how an operator removes a damaged one.
+func (s *SessionInfo) Describe() string { return describeSession(*s) }

@@ -1,8 +1,11 @@
 package vault
 
 import (
+	"context"
 	"errors"
+	"iter"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,5 +168,125 @@ func TestSessionThatMayNotBeDeleted(t *testing.T) {
 	p.pack()
 	if r := p.prune(); r.Deleted != 1 || len(p.left("sessions")) > 0 {
 		t.Errorf("prune: %+v, left: %q", r, p.left("sessions"))
+	}
+}
+
+// countedRequests counts all requests, and the objects of its lists.
+type countedRequests struct {
+	*hooked
+	mu     sync.Mutex
+	all    int
+	listed int
+}
+
+func (c *countedRequests) count(n, listed int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all, c.listed = c.all+n, c.listed+listed
+}
+
+func (c *countedRequests) Put(ctx context.Context, key string, body []byte) error {
+	c.count(1, 0)
+	return c.hooked.Put(ctx, key, body)
+}
+
+func (c *countedRequests) ReadAt(ctx context.Context, key string, b []byte, off int64) (int, error) {
+	c.count(1, 0)
+	return c.hooked.ReadAt(ctx, key, b, off)
+}
+
+func (c *countedRequests) Stat(ctx context.Context, key string) (obs.Info, error) {
+	c.count(1, 0)
+	return c.hooked.Stat(ctx, key)
+}
+
+func (c *countedRequests) Delete(ctx context.Context, keys ...string) error {
+	c.count(1, 0)
+	return c.hooked.Delete(ctx, keys...)
+}
+
+func (c *countedRequests) List(ctx context.Context, prefix string) iter.Seq2[obs.Info, error] {
+	c.count(1, 0)
+	return func(yield func(obs.Info, error) bool) {
+		for info, err := range c.hooked.List(ctx, prefix) {
+			c.count(0, 1)
+			if !yield(info, err) {
+				return
+			}
+		}
+	}
+}
+
+// TestLeftSessionsCostNothing: with credentials that only append, a backup takes the same requests,
+// and lists the same objects, after one session that could not be deleted and after hundreds.
+func TestLeftSessionsCostNothing(t *testing.T) {
+	p := newScene(t)
+	p.st.before = func(op, _ string) error {
+		if op == "delete" {
+			return obs.ErrAccess
+		}
+		return nil
+	}
+	counted := &countedRequests{hooked: p.st}
+	appends := *p.paused
+	appends.st = counted
+	o := SessionOptions{Host: "h", Warn: func(err error) { t.Error(err) }}
+	backup := func() (requests, listed int) {
+		counted.all, counted.listed = 0, 0
+		s, err := appends.BeginSession(t.Context(), o)
+		p.must(err)
+		n, err := appends.Name(t.Context(), o)
+		p.must(err)
+		p.must(n.End(t.Context()))
+		p.must(s.End(t.Context()))
+		r, err := appends.BeginReading(t.Context(), o, "")
+		p.must(err)
+		p.must(r.End(t.Context()))
+		return counted.all, counted.listed
+	}
+	backup() // which leaves sessions
+	backup() // which finds them
+	requests, listed := backup()
+	for range 200 {
+		backup()
+	}
+	if again, more := backup(); again != requests || more != listed {
+		t.Errorf("a backup takes %d requests and lists %d objects, and after 200 more backups %d and %d", requests, listed, again, more)
+	}
+	if n := len(p.left("sessions")); n < 1200 {
+		t.Errorf("only %d objects of sessions stay", n)
+	}
+	// A new process looks at them once, and reads none of them.
+	fresh := *p.paused
+	fresh.st, fresh.ledger = counted, newLedger()
+	counted.all, counted.listed = 0, 0
+	s, err := fresh.BeginSession(t.Context(), o)
+	p.must(err)
+	if counted.all > 3 {
+		t.Errorf("the first session of a process takes %d requests", counted.all)
+	}
+	p.must(s.End(t.Context()))
+}
+
+// TestClaimsThatCannotBeRemoved: with credentials that only append a host keeps its claim by the
+// newest object, and no pass over the claims fails for the older ones.
+func TestClaimsThatCannotBeRemoved(t *testing.T) {
+	p := newScene(t)
+	_, err := p.paused.Claim(t.Context(), ClaimOptions{Instance: "i", Host: "a", Identity: "a", Job: "j"})
+	p.must(err)
+	p.st.before = func(op, _ string) error {
+		if op == "delete" {
+			return obs.ErrAccess
+		}
+		return nil
+	}
+	for _, keep := range []bool{true, true, false} {
+		kept, lost, err := p.paused.KeepClaims(t.Context(), KeepOptions{Host: "a", Identity: "a", Keeps: func(Claim) bool { return keep }})
+		if err != nil || len(lost) != 0 || len(kept) == 1 != keep {
+			t.Errorf("%d kept, %d lost, %v", len(kept), len(lost), err)
+		}
+		if all, err := p.v.Claims(t.Context(), "i"); err != nil || len(all) != 1 || all[0].Host != "a" {
+			t.Errorf("claims: %+v, %v", all, err)
+		}
 	}
 }
