@@ -38,9 +38,8 @@ func (b *backups) Present(ctx context.Context, j *model.Job) error {
 	return fmt.Errorf("the store can't be asked: %w", err)
 }
 
-// asked names the tenant's vault in the store for the patience of a look before a power-down, and of
-// the removal of a claim: an act that hangs at one vault holds up the acts at that vault, and no
-// others.
+// asked names the tenant's vault in the store for the patience of a look before a power-down, and
+// of the removal of a claim: an act that hangs at one vault holds up the acts at that vault alone.
 func (v *Vaults) asked(tenant string) string {
 	return "tenant " + tenant + " in " + v.store.String()
 }

@@ -23,7 +23,7 @@ var (
 )
 
 // tableVolumes are the states in which a volume can be, and the facts that
-// the adapter makes of each with and without a journal (agent/origins.go).
+// the adapter makes of each with and without a journal (agent/engine/origins.go).
 var tableVolumes = []struct {
 	name, means string
 	known       VolumeFacts // where the journal knows backup K

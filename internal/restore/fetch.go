@@ -50,8 +50,8 @@ const (
 	writeBytes  = 256 << 10 // of one call: the kernel finds memory for larger ones less easily
 )
 
-// scratch is the memory of a worker, which it keeps from its first request to its last: fresh memory
-// for each request would be cleared by the runtime and mapped by the kernel each time.
+// scratch is the memory of a worker, which it keeps from its first request to its last: the runtime
+// would clear fresh memory for each request, and the kernel would map it.
 type scratch struct {
 	run   []byte // the sealed bytes of a request
 	batch batch
