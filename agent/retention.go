@@ -37,7 +37,7 @@ func (a *Agent) openJanitor() error {
 	j, aside, err := janitor.New(janitorHost{a}, janitor.Options{
 		Host: a.cfg.HostID, Identity: a.self.Identity, Mode: janitor.Mode(r.Run), Tenants: slices.Compact(tenants), Policy: r.Policy,
 		Every: time.Duration(r.Every), Grace: time.Duration(r.Grace), Wait: r.Wait,
-		MaxShare: float64(r.MaxShare), MaxGarbage: float64(r.MaxGarbage),
+		MaxShare: float64(r.MaxShare), MaxGarbage: float64(r.MaxGarbage), Sparse: float64(r.Sparse), ProlongLocks: r.ProlongLocks,
 		IndexDir: filepath.Join(a.cfg.StateDir, "index"), File: filepath.Join(a.cfg.StateDir, PrunesFile),
 	})
 	if aside != nil {

@@ -168,6 +168,32 @@ func TestVaultShrinks(t *testing.T) {
 	}
 }
 
+// TestVaultMovesChunks: with retention.sparse a prune moves the bytes that backups need out of packs
+// that are mostly garbage, and the rest restores exactly.
+func TestVaultMovesChunks(t *testing.T) {
+	h := newHost(t)
+	h.cfg += "release: control-plane\nretention: {rules: [{keep_last: 1}], max_share: 100, max_garbage: 0, sparse: 60}\n"
+	h.start()
+	h.write("volumes/phone-1/data/other", noise(7), 0o640)
+	h.runs("r0", noise(0))
+	h.resumes()
+	newest := h.runs("r1", noise(1)).Backup
+	h.resumes()
+	h.pruned(h.prune("p0", ""))
+	h.graceIsOver()
+	run := h.pruned(h.prune("p1", ""))
+	if run.State != "done" || run.DeletedBackups != 1 || run.MovedPacks != 1 || run.MovedBytes < 100<<10 || run.MovedBytes > 400<<10 || run.DeletedBytes < 600<<10 {
+		t.Errorf("the run: %+v", run)
+	}
+	dest := h.in("restored")
+	h.restore("acme", "phone-1", newest, dest)
+	for name, want := range map[string]string{"file": noise(1), "other": noise(7)} {
+		if got, err := os.ReadFile(filepath.Join(dest, "data", name)); err != nil || string(got) != want {
+			t.Errorf("%s restores to %d other bytes, %v", name, len(got), err)
+		}
+	}
+}
+
 // graceIsOver restarts the agent with a time of grace that is over at once.
 func (h *host) graceIsOver() {
 	h.t.Helper()

@@ -86,6 +86,8 @@ type PruneRun struct {
 	GarbageBytes   int64 `json:"garbage_bytes"`
 	DeletedPacks   int   `json:"deleted_packs"`
 	DeletedBytes   int64 `json:"deleted_bytes"`
+	MovedPacks     int   `json:"moved_packs"`   // sparse packs of which the needed bytes were moved; deleted, too
+	MovedBytes     int64 `json:"moved_bytes"`   // of the new packs
 	Locked         int   `json:"locked"`        // objects that the store locks still
 	RefusedPacks   int   `json:"refused_packs"` // that the store did not delete
 	MissingPacks   int   `json:"missing_packs"` // that backups name and the store does not have

@@ -44,7 +44,7 @@ func TestExampleShowsDefaults(t *testing.T) {
 		for _, shown := range []string{
 			"#state_dir", "#listen", "#socket", "#metrics_listen", "#release", "#memory", "#jobs", "#queue",
 			"#frozen_deadline", "#job_deadline", "#drain_timeout", "#backup_age", "#store_patience", "#level", "#format", "#host", "#timeout", "#stop_timeout", "#snapshot:",
-			"#up", "#down", "#requests", "#run", "#every", "#grace", "#max_share", "#max_garbage", "#wait",
+			"#up", "#down", "#requests", "#run", "#every", "#grace", "#max_share", "#max_garbage", "#sparse", "#prolong_locks", "#wait",
 		} {
 			if strings.HasPrefix(key, shown) {
 				line = strings.Replace(line, "#", "", 1)

@@ -57,11 +57,16 @@ type Retention struct {
 	Grace   Span     `yaml:"grace"` // in which a forgotten backup can be brought back
 	// MaxShare is the percentage of an instance's backups, or of the vault's, that one run may
 	// forget; above it the run forgets nothing and asks.
-	MaxShare   int           `yaml:"max_share"`
-	MaxGarbage int           `yaml:"max_garbage"` // percent of a vault's bytes that may be garbage
-	Wait       time.Duration `yaml:"wait"`        // for backups and readers that are under way
-	Requests   int           `yaml:"requests"`    // a second that a prune sends to the store; 0 is no limit
-	Rules      []KeepRule    `yaml:"rules"`
+	MaxShare   int `yaml:"max_share"`
+	MaxGarbage int `yaml:"max_garbage"` // percent of a vault's bytes that may be garbage
+	// Sparse is the percentage of a pack's bytes up to which a prune moves the bytes that backups
+	// need into new packs, and deletes the pack; 0 moves nothing.
+	Sparse int `yaml:"sparse"`
+	// ProlongLocks has a prune prolong the locks of packs that end before the locks of backups.
+	ProlongLocks bool          `yaml:"prolong_locks"`
+	Wait         time.Duration `yaml:"wait"`     // for backups and readers that are under way
+	Requests     int           `yaml:"requests"` // a second that a prune sends to the store; 0 is no limit
+	Rules        []KeepRule    `yaml:"rules"`
 }
 
 // KeepRule says which backups of some instances are kept: each backup that any of its settings
@@ -131,6 +136,7 @@ func (r Retention) check(f *faults) {
 	}
 	percent(f, "retention.max_share", r.MaxShare)
 	percent(f, "retention.max_garbage", r.MaxGarbage)
+	percent(f, "retention.sparse", r.Sparse)
 	positive(f, "retention.wait", r.Wait)
 	if r.Requests < 0 || r.Requests > maxStoreRequests {
 		f.add("retention.requests", "must be 0 (no limit) to %d, got %d", maxStoreRequests, r.Requests)

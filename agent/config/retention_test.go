@@ -52,6 +52,7 @@ func TestRetentionFaults(t *testing.T) {
 		"every: soon":                             "retention.every: must be a span of time up to 100 years, such as 36h, 30d, 8w or 2y; got \"soon\"",
 		"grace: 1h":                               "retention.grace: must be 1d or more, got 1h0m0s",
 		"max_share: 101":                          "retention.max_share: must be 0 to 100 (percent), got 101",
+		"sparse: 101":                             "retention.sparse: must be 0 to 100 (percent), got 101",
 		"max_garbage: -1":                         "retention.max_garbage: must be 0 to 100 (percent), got -1",
 		"wait: 0s":                                "retention.wait: must be longer than 0s",
 		"requests: -1":                            "retention.requests: must be 0 (no limit) to 100000, got -1",

@@ -101,6 +101,8 @@ type Options struct {
 	// MaxShare is the percentage of backups that one run may forget, and MaxGarbage the percentage
 	// of a vault's bytes that may be garbage.
 	MaxShare, MaxGarbage float64
+	Sparse               float64       // see vault.PruneOptions
+	ProlongLocks         bool          // see vault.PruneOptions
 	IndexDir             string        // see vault.WriterOptions
 	File                 string        // where the runs are kept
 	Poll                 time.Duration // see vault.PruneOptions

@@ -265,7 +265,7 @@ func (j *Janitor) work(ctx context.Context, r *Run, q Run) error {
 	}
 	report, err := expire.Prune(ctx, v, vault.PruneOptions{
 		Host: j.o.Host, Identity: j.o.Identity, Grace: j.o.Grace, Wait: j.o.Wait, Poll: j.o.Poll, DryRun: q.DryRun,
-		MaxGarbage: j.o.MaxGarbage, IndexDir: j.o.IndexDir,
+		MaxGarbage: j.o.MaxGarbage, Sparse: j.o.Sparse, ProlongLocks: j.o.ProlongLocks, IndexDir: j.o.IndexDir,
 		Warn: func(err error) { j.host.Warn(q.Tenant, err) },
 		Waits: func(sessions []vault.SessionInfo) {
 			j.see(r, func(r *Run) { r.Report.Waits = named(sessions) })

@@ -112,7 +112,7 @@ func PruneRun(r janitor.Run) api.PruneRun {
 		Backups: r.Report.Backups, Forget: r.Report.Forget, Forgotten: r.Report.Forgotten, Needed: r.Report.Needed, Odd: r.Report.Odd,
 		OddBackups: r.Report.OddBackups, BroughtBack: r.Report.Back, Share: r.Report.Share, Waits: slices.Clone(r.Report.Waits),
 		DeletedBackups: p.Forgotten, Packs: p.Packs, Bytes: p.Bytes, GarbagePacks: p.Garbage, GarbageBytes: p.GarbageBytes,
-		DeletedPacks: p.Deleted, DeletedBytes: p.DeletedBytes, Locked: p.Locked, RefusedPacks: len(p.Refused), MissingPacks: len(p.Unlisted),
+		DeletedPacks: p.Deleted, DeletedBytes: p.DeletedBytes, MovedPacks: p.Moved, MovedBytes: p.MovedBytes, Locked: p.Locked, RefusedPacks: len(p.Refused), MissingPacks: len(p.Unlisted),
 	}
 	switch r.State {
 	case janitor.Done:

@@ -164,6 +164,21 @@ func Seal(aead cipher.AEAD, nonce, aad []byte, m Method, payload, dst []byte) {
 // bind returns the additional data that binds a payload to its method too.
 func bind(aad []byte, m Method) []byte { return append(slices.Clip(aad), byte(m)) }
 
+// OpenPayload opens sealed and appends the payload to dst, compressed as it was stored, and returns
+// the method too: with both, Seal makes the same chunk for another place. dst is nil, or sealed[:0]
+// for an opening in place, which destroys sealed. It fails with ErrOpen.
+func OpenPayload(aead cipher.AEAD, nonce, aad, sealed, dst []byte) (Method, []byte, error) {
+	if len(sealed) < Overhead {
+		return 0, nil, ErrOpen
+	}
+	body, method := sealed[:len(sealed)-1], Method(sealed[len(sealed)-1])
+	payload, err := aead.Open(dst, nonce, body, bind(aad, method))
+	if err != nil {
+		return 0, nil, ErrOpen
+	}
+	return method, payload, nil
+}
+
 // decoders are shared: a zstd.Decoder is dear to make, and DecodeAll may run concurrently.
 var decoders = sync.OnceValue(func() *zstd.Decoder {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxRaw), zstd.WithDecodeAllCapLimit(true))

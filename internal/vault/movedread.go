@@ -123,19 +123,19 @@ func (m *movedRun) read(ctx context.Context, got map[uint32]bool) (failed error)
 	from, to := m.v.packAEAD(first.pack), m.v.packAEAD(m.old)
 	for _, c := range m.chunks {
 		sealed := buf[c.to-first.to:][:c.sealed]
-		plain, err := from.Open(nil, format.Nonce(c.to), sealed, format.ChunkAAD(c.kind))
+		method, payload, err := seal.OpenPayload(from, format.Nonce(c.to), format.ChunkAAD(c.kind), sealed, nil)
 		if err != nil { // perhaps the bytes changed on their way
 			if err := m.v.readRun(obs.Afresh(ctx), c.pack, sealed, c.to, m.moves+1); err != nil {
 				return err
 			}
-			plain, err = from.Open(nil, format.Nonce(c.to), sealed, format.ChunkAAD(c.kind))
+			method, payload, err = seal.OpenPayload(from, format.Nonce(c.to), format.ChunkAAD(c.kind), sealed, nil)
 		}
 		if err != nil {
-			failed = &CorruptError{Object: m.v.packKey(c.pack), Reason: fmt.Sprintf("chunk at byte %d %s", c.to, seal.ErrOpen)}
+			failed = &CorruptError{Object: m.v.packKey(c.pack), Reason: fmt.Sprintf("chunk at byte %d %s", c.to, err)}
 			continue
 		}
 		at := c.off - m.off
-		to.Seal(m.p[at:at], format.Nonce(c.off), plain, format.ChunkAAD(c.kind))
+		seal.Seal(to, format.Nonce(c.off), format.ChunkAAD(c.kind), method, payload, m.p[at:][:c.sealed])
 		got[c.off] = true
 	}
 	return failed

@@ -176,15 +176,15 @@ func (r *rewrite) chunk(ctx context.Context, id PackID, row Row, sealed []byte, 
 	if namer == nil || namer.Name(plain) != row.Name {
 		return &CorruptError{Object: v.packKey(id), Reason: fmt.Sprintf("chunk at byte %d has content of another name", row.Off)}
 	}
-	opened, err := v.packAEAD(id).Open(sealed[:0], format.Nonce(row.Off), sealed, format.ChunkAAD(row.Kind))
+	method, payload, err := seal.OpenPayload(v.packAEAD(id), format.Nonce(row.Off), format.ChunkAAD(row.Kind), sealed, sealed[:0])
 	if err != nil {
-		return &CorruptError{Object: v.packKey(id), Reason: fmt.Sprintf("chunk at byte %d %s", row.Off, seal.ErrOpen)}
+		return &CorruptError{Object: v.packKey(id), Reason: fmt.Sprintf("chunk at byte %d %s", row.Off, err)}
 	}
 	r.bytes += int64(row.Len)
 	if row.Kind == Meta { // together, so that pages are read with few requests
-		return r.w.AddMeta(row.Name, seal.Method(opened[0]), opened[1:], int(row.Raw), out)
+		return r.w.AddMeta(row.Name, method, payload, int(row.Raw), out)
 	}
-	*out, err = r.w.Add(row.Name, seal.Method(opened[0]), opened[1:], int(row.Raw))
+	*out, err = r.w.Add(row.Name, method, payload, int(row.Raw))
 	return err
 }
 
