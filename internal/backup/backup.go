@@ -83,10 +83,15 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 // are lost, which verify tells. Where other packs with the same content are gone too,
 // that shows only then; each try leaves out more packs, and its own packs are there.
 func untilWhole(ctx context.Context, o Options) (*Result, error) {
-	job := o.Job
+	job, ended := o.Job, o.Job != nil // by this function, or by the caller
 	if job == nil {
 		job = o.Pool.BeginJob()
 	}
+	defer func() {
+		if !ended { // a panic is on its way: nothing may go on to tell other hosts of this backup
+			_ = job.End(context.WithoutCancel(ctx))
+		}
+	}()
 	var lost lostPacks
 	var notes []string // of what made it begin again
 	var drifts []*DriftError
@@ -132,7 +137,8 @@ func untilWhole(ctx context.Context, o Options) (*Result, error) {
 			res.Drifts, res.Damaged = drifts, lost.damaged()
 			notes = append(notes, lost.notes(o.Vault.Info().ID)...)
 		}
-		if o.Job == nil {
+		if !ended {
+			ended = true
 			if err := job.End(ctx); err != nil {
 				notes = append(notes, err.Error()+"; the next backup of this host tries again")
 			}
