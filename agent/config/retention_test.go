@@ -44,26 +44,34 @@ retention:
 	}
 }
 
+// TestSparseIsAPercentage: a pack can't be needed by more than all of its bytes.
+func TestSparseIsAPercentage(t *testing.T) {
+	_, err := config.Parse([]byte(minimal+"retention: {sparse: 101}\n"), "test.yaml")
+	if want := "retention.sparse: must be 0 to 100 (percent), got 101"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+}
+
 // TestRetentionFaults: each fault of the section is told with its place.
 func TestRetentionFaults(t *testing.T) {
 	for section, want := range map[string]string{
-		"run: sometimes":                          `retention.run: must be one of command, elected, here; got "sometimes"`,
-		"every: 10m":                              "retention.every: must be 1h0m0s or more, got 10m0s",
-		"every: soon":                             "retention.every: must be a span of time up to 100 years, such as 36h, 30d, 8w or 2y; got \"soon\"",
-		"grace: 1h":                               "retention.grace: must be 1d or more, got 1h0m0s",
-		"max_share: 101":                          "retention.max_share: must be 0 to 100 (percent), got 101",
-		"sparse: 101":                             "retention.sparse: must be 0 to 100 (percent), got 101",
-		"max_garbage: -1":                         "retention.max_garbage: must be 0 to 100 (percent), got -1",
-		"wait: 0s":                                "retention.wait: must be longer than 0s",
-		"requests: -1":                            "retention.requests: must be 0 (no limit) to 100000, got -1",
-		"tenants: ['a b']":                        "retention.tenants[0]: must be the id of a tenant",
-		"rules: [{}]":                             "retention.rules[0]: must have at least one keep_ setting",
-		"rules: [{keep_last: 0}]":                 "retention.rules[0].keep_last: must be 1 to 100000, got 0",
-		"rules: [{keep_daily: -7}]":               "retention.rules[0].keep_daily: must be 1 to 100000, got -7",
-		"rules: [{keep_within: -7d}]":             "retention.rules[0].keep_within: must be a number of days",
-		"rules: [{keep_forever: 1}]":              "retention.rules[0].keep_forever: unknown key",
-		"rules: [{keep_all: true, keep_last: 3}]": "retention.rules[0].keep_all: keeps all backups",
-		"rules: [{instance: '[a', keep_last: 1}]": "retention.rules[0].instance: must be a name, in which * stands for any text",
+		"run: sometimes":              `retention.run: must be one of command, elected, here; got "sometimes"`,
+		"every: 10m":                  "retention.every: must be 1h0m0s or more, got 10m0s",
+		"every: soon":                 "retention.every: must be a span of time up to 100 years, such as 36h, 30d, 8w or 2y; got \"soon\"",
+		"grace: 1h":                   "retention.grace: must be 1d or more, got 1h0m0s",
+		"max_share: 101":              "retention.max_share: must be 0 to 100 (percent), got 101",
+		"max_garbage: -1":             "retention.max_garbage: must be 0 to 100 (percent), got -1",
+		"wait: 0s":                    "retention.wait: must be longer than 0s",
+		"requests: -1":                "retention.requests: must be 0 (no limit) to 100000, got -1",
+		"tenants: ['a b']":            "retention.tenants[0]: must be the id of a tenant",
+		"rules: [{}]":                 "retention.rules[0]: must have at least one keep_ setting",
+		"rules: [{keep_last: 0}]":     "retention.rules[0].keep_last: must be 1 to 100000, got 0",
+		"rules: [{keep_daily: -7}]":   "retention.rules[0].keep_daily: must be 1 to 100000, got -7",
+		"rules: [{keep_within: -7d}]": "retention.rules[0].keep_within: must be a number of days",
+		"rules: [{keep_forever: 1}]":  "retention.rules[0].keep_forever: unknown key",
+
+		"rules: [{keep_all: true, keep_last: 3}]":                        "retention.rules[0].keep_all: keeps all backups",
+		"rules: [{instance: '[a', keep_last: 1}]":                        "retention.rules[0].instance: must be a name, in which * stands for any text",
 		"rules: [{keep_last: 1}, {instance: a, keep_last: 1}]":           "retention.rules[1]: is never used: rules[0] fits every instance",
 		"rules: [{tenant: a, keep_last: 1}, {tenant: a, keep_daily: 1}]": "retention.rules[1]: fits the same instances as rules[0]",
 	} {
