@@ -151,7 +151,7 @@ func TestVaultShrinks(t *testing.T) {
 	if len(refs) != 1 || refs[0].ID != newest {
 		t.Errorf("backups of phone-1: %+v, want %s", refs, newest)
 	}
-	// A backup may share a page of its recipe with the backup before it, and then its pack stays too.
+	// A backup may share a page of its recipe with the backup before it, whose pack stays then.
 	needed := map[vault.PackID]bool{}
 	for _, instance := range []string{"phone-1", "phone-2"} {
 		refs, err := v.Backups(t.Context(), instance)
@@ -184,8 +184,8 @@ func TestVaultShrinks(t *testing.T) {
 	}
 }
 
-// TestVaultMovesChunks: with retention.sparse a prune moves the bytes that backups need out of packs
-// that are mostly garbage, and the rest restores exactly.
+// TestVaultMovesChunks: with retention.sparse a prune moves the bytes that backups need out of
+// packs that are mostly garbage, and the rest restores exactly.
 func TestVaultMovesChunks(t *testing.T) {
 	h := newHost(t)
 	h.cfg += "release: control-plane\nretention: {rules: [{keep_last: 1}], max_share: 100, max_garbage: 0, sparse: 60}\n"
