@@ -56,7 +56,8 @@ type gate struct {
 	fail    error // of large reads, if set
 }
 
-const largeRead = 1 << 20
+// largeRead is below half of a window's content, which may lie in two packs.
+const largeRead = 256 << 10
 
 func (g *gate) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, error) {
 	if strings.Contains(key, "/packs/") && len(p) >= largeRead {
@@ -123,16 +124,16 @@ func TestWindowsEnd(t *testing.T) {
 			g.mu.Unlock()
 			if c.need > 0 {
 				go func() {
-					for {
+					// As many requests as there can be: all windows wait then.
+					for before, same := 0, 0; before == 0 || same < 500; time.Sleep(time.Millisecond) {
 						g.mu.Lock()
 						waiting := g.waiting
 						g.mu.Unlock()
-						if waiting >= 4 {
-							cancel(why)
-							return
+						if same++; waiting != before {
+							before, same = waiting, 0
 						}
-						time.Sleep(time.Millisecond)
 					}
+					cancel(why)
 				}()
 			}
 			dir := t.TempDir()
