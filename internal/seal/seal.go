@@ -203,9 +203,8 @@ func Open(aead cipher.AEAD, nonce, aad, sealed, dst []byte, raw int) ([]byte, er
 	if len(sealed) < Overhead || raw < 0 || raw > maxRaw {
 		return nil, ErrOpen
 	}
-	body, method := sealed[:len(sealed)-1], Method(sealed[len(sealed)-1])
-	to := body[:0]
-	if method == Raw {
+	to := sealed[:0]
+	if Method(sealed[len(sealed)-1]) == Raw {
 		// The plaintext is the payload, so the cipher writes it where the caller wants it.
 		if n := len(sealed) - Overhead; n != raw {
 			return nil, fmt.Errorf("%w: has %d bytes, not %d", ErrOpen, n, raw)
@@ -215,9 +214,9 @@ func Open(aead cipher.AEAD, nonce, aad, sealed, dst []byte, raw int) ([]byte, er
 		}
 		to = dst[:0]
 	}
-	payload, err := aead.Open(to, nonce, body, bind(aad, method))
+	method, payload, err := OpenPayload(aead, nonce, aad, sealed, to)
 	if err != nil {
-		return nil, ErrOpen
+		return nil, err
 	}
 	switch method {
 	case Raw:
