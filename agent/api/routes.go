@@ -14,8 +14,8 @@ func NewHandler(s Service, a Authenticator, o Options) http.Handler {
 	return newHandler(s, a, o, slices.Concat(contractRoutes, prepareRoutes, agentRoutes, wayOutRoutes, vaultRoutes))
 }
 
-// NewOperatorHandler serves the agent's own calls to everybody who can open the socket that
-// it is served on: its callers are operators, without tokens. Never serve it on a network.
+// NewOperatorHandler serves the agent's own calls to every process that can open the socket on
+// which it is served: its callers are operators, without tokens. Never serve it on a network.
 func NewOperatorHandler(s Service, o Options) http.Handler {
 	return newHandler(s, nil, o, slices.Concat(agentRoutes, wayOutRoutes, vaultRoutes))
 }

@@ -194,7 +194,7 @@ var Troubles = []Trouble{
 	{
 		Name: TroublePrune, Means: "The last prune of a vault failed: the store refuses deletes, the clocks of host and store differ, an object does not open, packs are missing, or a backup or reader " +
 			"did not end in time. The vault grows; no backup is lost. The state ends with the next prune that succeeds, on any host.",
-		Hint: "see the reason; `holdfast retention run TENANT` tries again; where this host may not delete, let another host prune (retention.run), or `holdfast vault sessions` shows who is waited for",
+		Hint: "see the reason; `holdfast retention run TENANT` tries again; where this host may not delete, let another host prune (retention.run), or `holdfast vault sessions` lists the sessions for which a prune waits",
 	},
 	{
 		Name: TroubleLeftover, Means: "Snapshots or replaced volumes that nothing needs can't be removed, and take up space. The agent tries again every hour at least.",
